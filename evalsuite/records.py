@@ -1,0 +1,436 @@
+"""The nouns: everything that is stored, passed between the two halves, or printed as JSON.
+
+Measuring and judging meet here and in `store`; neither imports the other. All nouns are frozen pydantic models that
+refuse unknown fields. Units stand in names (`duration_s`). Unknown is `None`, failed is a status, neither is ever 0.
+*Requested* (`Recipe`) is kept apart from *realised* (`Realised`): an engine reports what really ran.
+
+Read in this order: what is asked (`Recipe`, `ModelRef`, `Arm`, `TaskSpec`, `RunSpec`), the unit of work (`Cell`), what
+is stored of it (`SAMPLE_COLUMNS`, `Realised`, `CellRecord`, `Manifest`), and what is concluded (`PairCounts`, `Plan`,
+`Decision`, `SuiteDecision`, `Finding`).
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+"""Version of everything under `results/`. History: 1, first."""
+
+Mode = Literal["direct", "thinking"]
+Verdict = Literal["SAFE", "UNSAFE", "INCONCLUSIVE", "INVALID"]
+VERDICTS: tuple[Verdict, ...] = ("INVALID", "UNSAFE", "INCONCLUSIVE", "SAFE")
+"""Worst first: several decisions are summed up by the first of these that occurs."""
+VERDICT_EXIT: dict[Verdict, int] = {"SAFE": 0, "UNSAFE": 10, "INCONCLUSIVE": 11, "INVALID": 12}
+
+
+class Noun(BaseModel):
+    """Base of all nouns: frozen, strict about field names, hashable by content through `digest`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON of this noun."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked
+
+
+class Quant(Noun):
+    """How one kind of tensor is quantised: elements, scales, and what shares a scale."""
+
+    element: Literal["e4m3", "e5m2", "e4m3fnuz", "e2m1", "e2m3", "e3m2", "hif8", "int8"]
+    """Number format of the elements."""
+    scale: Literal["fp32", "ue8m0"]
+    """Number format of the scales. UE8M0 is a power of two."""
+    rounding: Literal["none", "ceil", "floor", "even", "ceil-element", "floor-x2"]
+    """How amax becomes a power of two; `none` for FP32 scales. `ceil` is torchao's RCEIL, `floor` the OCP rule."""
+    block: tuple[int, int]
+    """Rows x columns (of the matrix with the reduction dimension last) that share one scale; -1 means all."""
+    amax_floor: float = 1e-4
+    """Smallest amax used for a scale (DeepSeek's kernels: 1e-4)."""
+
+
+DEFAULT_EXCLUDE = ("lm_head", "embed_tokens", r".*norm.*", r".*router.*", r".*\.gate", r"visual\..*", r"mtp\..*")
+"""Modules left in BF16, as regular expressions on whole module names or any dotted tail of them (DeepSeek-V3's
+convention; `gate` is a router, `gate_proj` is not)."""
+
+
+class Recipe(Noun):
+    """One precision, complete. BF16 is the recipe with neither weights nor activations quantised."""
+
+    id: str
+    label: str
+    """For people."""
+    compute: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of everything that is not quantised."""
+    weights: Quant | None = None
+    activations: Quant | None = None
+    kv_cache: Quant | None = None
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+
+
+class ModelRef(Noun):
+    """Which weights: `reference` (embedded), a hub id with revision, or a folder."""
+
+    id: str
+    revision: str | None = None
+    weights_sha256: str | None = None
+    """Hash over the weight files; None until the model has been found."""
+
+
+class Arm(Noun):
+    """One side of a comparison: a model in a recipe on an engine."""
+
+    id: str
+    model: ModelRef
+    recipe: Recipe
+    engine: str = "local"
+    noise_floor: bool = False
+    """True for `<baseline>@aa`: the baseline again, permuted, in groups of half the token budget."""
+
+
+class TaskSpec(Noun):
+    """One task of a suite: everything that lm-eval leaves to a default is stated."""
+
+    task: str
+    """Name of an lm-eval task (ours, lm-eval's own, or made from `items`)."""
+    metric: str
+    filter: str
+    modes: tuple[Mode, ...]
+    max_gen_toks: dict[Mode, int] | None = None
+    """Generation budget in tokens by mode; None for log-likelihood tasks."""
+    role: Literal["certify", "monitor"]
+    """`certify`: must be SAFE by itself for the suite to be SAFE. `monitor`: may veto (UNSAFE), never certify."""
+    margin: float
+    """Largest tolerated loss of accuracy, as a fraction (0.02 is two points)."""
+    num_fewshot: int | None = None
+    """None keeps the task's own number."""
+    chance: float | None = None
+    """Accuracy of guessing, for NO_SIGNAL; None means 0."""
+    items: str | None = None
+    """JSONL file with own items (`question`, `answer`), instead of an lm-eval task."""
+
+
+class DecisionSpec(Noun):
+    """How the pooled question of a suite is decided; see `Plan` for the meaning of each field."""
+
+    margin: float
+    alpha: float = 0.05
+    design: Literal["fixed", "sequential"] = "fixed"
+    estimand: Literal["population", "benchmark"] = "population"
+
+
+class Sampling(Noun):
+    """How tokens are chosen. Temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    k: int = 1
+    """Samples an item; seeds come from (item hash, repeat)."""
+
+
+class PublishSpec(Noun):
+    """What may be published."""
+
+    text: bool = True
+    redact: tuple[str, ...] = ()
+    """Tasks whose item texts stay out of pages and exports."""
+
+
+class RunSpec(Noun):
+    """A resolved suite: what one run measures, for one model."""
+
+    name: str
+    model: ModelRef
+    arms: tuple[Arm, ...]
+    baseline: str
+    tasks: tuple[TaskSpec, ...]
+    decision: DecisionSpec
+    engine: str = "local"
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    datasets: dict[str, str] = Field(default_factory=dict)
+    """Dataset id -> local folder."""
+    sampling: dict[Mode, Sampling]
+    chat: bool = True
+    limit: int | None = None
+    """At most this many items a task, the first of the seeded order."""
+    seed: int = 0
+    """Seeds the order of items and everything drawn."""
+    publish: PublishSpec = PublishSpec()
+
+    def arm(self, arm_id: str) -> Arm:
+        """The arm of that id; KeyError if there is none."""
+        return {arm.id: arm for arm in self.arms}[arm_id]
+
+    @property
+    def candidates(self) -> tuple[Arm, ...]:
+        """The arms that are judged against the baseline, in suite order."""
+        return tuple(arm for arm in self.arms if arm.id != self.baseline and not arm.noise_floor)
+
+    @property
+    def noise_arm(self) -> Arm | None:
+        """The noise-floor arm, if the suite has one."""
+        return next((arm for arm in self.arms if arm.noise_floor), None)
+
+
+# ------------------------------------------------------------------------------------------------- the unit of work
+
+
+class Cell(Noun):
+    """Arm x task x mode x repeat: the unit of failure and of reporting."""
+
+    arm: str
+    task: str
+    mode: Mode
+    repeat: int = 0
+
+    @property
+    def key(self) -> str:
+        """Readable name, also the folder name: `bf16.ref_chain_sum.thinking.r0`."""
+        return f"{self.arm}.{self.task}.{self.mode}.r{self.repeat}"
+
+
+# ---------------------------------------------------------------------------------------------------- what is stored
+
+SAMPLE_COLUMNS: dict[str, str] = {
+    "task": "string", "item_id": "string", "item_hash": "string", "prompt_hash": "string", "arm": "string",
+    "mode": "string", "repeat": "int32", "group": "int32", "position": "int32", "correct": "bool", "score": "float64",
+    "prediction": "string", "gold": "string", "parsed": "bool", "finish_reason": "string", "truncated": "bool",
+    "n_prompt_tokens": "int32", "n_output_tokens": "int32", "n_thinking_tokens": "int32", "output_text": "string",
+    "output_token_ids": "list<int32>", "choice_loglikelihoods": "list<float64>", "gold_loglikelihood": "float64",
+    "margin": "float64", "tie": "bool", "seed": "int64",
+}  # fmt: skip
+"""Columns of `samples.parquet` and their Arrow types (meaning: results/README.md). Never a wall-clock time."""
+
+
+class Realised(Noun):
+    """What really ran, as the engine reports it; a mismatch with the recipe fails the cell."""
+
+    recipe: str
+    """Id of the recipe that ran."""
+    execution: Literal["native", "emulated"]
+    """`native`: the arithmetic named by the recipe ran on hardware. `emulated`: true accuracy, no speed, no joules."""
+    kernel: str
+    """Which matrix multiplication ran, e.g. `linear-bf16`, `linear-fp32-accumulate-bf16`."""
+    gemm_mode: Literal["none", "fast", "exact"]
+    """Emulated arms: `fast` rounds dequantised operands to BF16, `exact` keeps them in FP32."""
+    logits_dtype: str
+    """Precision of the log-softmax used for scoring."""
+    device: str
+    threads: int
+    """Threads a worker; bits depend on it."""
+    modules: tuple[str, ...]
+    """Names of the quantised modules."""
+    params_quantised: float
+    """Share of parameters that are quantised, 0 to 1."""
+    macs_quantised: float
+    """Share of the multiply-adds of a token's linear layers that run on quantised operands, 0 to 1."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Totals over the weights: `clipped`, `nonfinite_blocks`, `zero_flushed`."""
+
+
+class Finding(Noun):
+    """A reason to distrust a result, from a closed list (`FINDINGS`), with what to do about it."""
+
+    code: str
+    severity: Literal["info", "warning", "error"]
+    message: str
+    """What was seen, with numbers, and what to do."""
+
+
+FINDINGS: dict[str, str] = {
+    "NOISE_FLOOR_MISSING": "The suite has no noise floor; flips cannot be told from run-to-run noise.",
+    "NOISE_FLOOR_BROKEN": "Baseline against baseline differs significantly: a harness fault, not a precision effect.",
+    "TRUNCATED": "Answers were cut by the generation budget.",
+    "UNPARSABLE": "Answers in which the filter found nothing; they count as wrong.",
+    "TIES": "More than 1 % of multiple-choice items are ties in the best log-likelihood.",
+    "MISSING": "Planned items without a sample.",
+    "CELL_FAILED": "A cell failed; its items are missing.",
+    "LIMITED": "The run used --limit: a plan of its own, not the suite's.",
+    "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
+    "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
+    "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
+    "BASELINE_AT_CHANCE": "The baseline is too near chance to lose anything.",
+}
+"""Every finding code and what it means. A code that is not here cannot be stored."""
+
+
+class CellRecord(Noun):
+    """What became of one cell. Stored in the manifest."""
+
+    cell: Cell
+    status: Literal["planned", "running", "done", "failed"]
+    resume_key: str
+    """Hash of everything that the samples depend on; a key that differs is recomputed, never reused."""
+    n_planned: int
+    n_done: int = 0
+    error: str | None = None
+    realised: Realised | None = None
+    samples_sha256: str | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+class Plan(Noun):
+    """What was fixed before the first item: the decision depends on this and on the samples, on nothing else."""
+
+    margin: float = 0.01
+    """Largest tolerated loss of accuracy, as a fraction; in (0, 0.5)."""
+    relative: float | None = None
+    """Recovery that must hold instead of the absolute margin, e.g. 0.99; None for absolute margins."""
+    alpha_safe: float = 0.05
+    """One-sided error of SAFE; in (0, 0.5)."""
+    alpha_unsafe: float = 0.05
+    power: float = 0.9
+    design: Literal["fixed", "sequential"] = "fixed"
+    estimand: Literal["population", "benchmark"] = "population"
+    psi_plan: float = 0.05
+    """Expected share of items whose correctness differs between the arms."""
+    n_planned: int | None = None
+    order_seed: int = 0
+    items_sha256: str = ""
+    """Hash over the planned item hashes, in order."""
+    role: Literal["certify", "monitor"] = "certify"
+    chance: float = 0.0
+    """Accuracy of guessing, for NO_SIGNAL."""
+
+
+class Manifest(Noun):
+    """`manifest.json` of a run: written before the first item, replaced atomically as cells finish."""
+
+    schema_version: int = SCHEMA
+    run_id: str
+    created: str
+    """UTC, ISO 8601."""
+    status: Literal["running", "done", "partial", "interrupted"]
+    spec: RunSpec
+    spec_sha256: str
+    plans: dict[str, Plan]
+    """`pooled.<mode>` and `<task>.<mode>` -> plan."""
+    items: dict[str, tuple[str, ...]]
+    """`<task>.<mode>` -> planned item hashes, in the seeded order."""
+    machine: dict[str, Any]
+    software: dict[str, str]
+    cells: dict[str, CellRecord]
+    """Cell key -> record."""
+    command: str | None = None
+    """The command line that made the run, for reproduction."""
+
+
+# ------------------------------------------------------------------------------------------------- what is concluded
+
+
+class PairCounts(Noun):
+    """The paired 2x2 table of binary items, baseline first: `n10` counts baseline right, candidate wrong."""
+
+    n: int
+    n11: int
+    n10: int
+    n01: int
+    n00: int
+    missing_base: int = 0
+    missing_cand: int = 0
+    unparsable_base: int = 0
+    unparsable_cand: int = 0
+
+
+class Subject(Noun):
+    """What a decision is about."""
+
+    model: str
+    baseline: str
+    candidate: str
+    mode: Mode
+    task: str | None = None
+    """None for the pooled decision."""
+
+
+class Decision(Noun):
+    """One verdict: the only source of the sentence, the JSON, the exit code and the page."""
+
+    subject: Subject
+    plan: Plan
+    counts: PairCounts
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    """Why, in words; the first is the sentence's reason. Codes in capitals where they are on a list (NO_DATA)."""
+    flags: tuple[Literal["DEGRADED", "NO_SIGNAL", "UNDERPOWERED", "CEILING"], ...] = ()
+    n: int
+    accuracy_base: float | None
+    accuracy_cand: float | None
+    delta: float | None
+    """Candidate minus baseline, as a fraction; negative is a loss. None without data."""
+    psi: float | None
+    """Share of items whose correctness differs."""
+    ci: tuple[float, float]
+    """90 % interval of delta (the two one-sided 5 % tests)."""
+    ci_kind: str
+    p_safe: float
+    p_unsafe: float
+    ln_e_safe: float | None = None
+    ln_e_unsafe: float | None = None
+    n_more_at_zero: float | None = None
+    """Further items after which SAFE is expected if the true change is 0; None where it does not apply."""
+    n_more_at_hat: float | None = None
+    """The same if the true change is the one seen; None where it does not apply (a loss beyond the margin)."""
+    mde_margin: float | None = None
+    """Smallest margin that this many items could certify with the planned power, at the psi seen."""
+    guarantee: Literal["finite-sample", "anytime", "asymptotic"] = "finite-sample"
+
+
+class SuiteDecision(Noun):
+    """The release decision for one model, candidate and mode: pooled, guards and certificates together."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    pooled: Decision
+    tasks: tuple[Decision, ...]
+    findings: tuple[Finding, ...] = ()
+    noise: PairCounts | None = None
+    """Baseline against baseline, all tasks of the mode; None without a noise floor."""
+    noise_p: float | None = None
+    """Two-sided exact McNemar p of the noise floor."""
+    attempt: int = 1
+    """Which run of the same question in this store this is."""
+    sentence: str
+    """The verdict for people, with its guarantee."""
+
+
+class ArmSummary(Noun):
+    """One arm in one mode on one task (or pooled): what a leaderboard row or a forest row shows."""
+
+    arm: str
+    task: str | None
+    mode: Mode
+    n: int
+    n_correct: int
+    n_unparsable: int
+    n_truncated: int
+    accuracy: float | None
+    ci: tuple[float, float] | None
+    """90 % Wilson interval."""
+    mean_output_tokens: float | None
+
+
+class Judgement(Noun):
+    """Everything concluded from one run; what `publish` draws and `verdict` prints."""
+
+    schema_version: int = SCHEMA
+    run_id: str
+    verdict: Verdict
+    decisions: tuple[SuiteDecision, ...]
+    arms: tuple[ArmSummary, ...]
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 SAFE, 10 UNSAFE, 11 INCONCLUSIVE, 12 INVALID."""
+        return VERDICT_EXIT[self.verdict]
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """The worst of several verdicts (INVALID, UNSAFE, INCONCLUSIVE, SAFE); INVALID where there is none."""
+    return next((v for v in VERDICTS if v in verdicts), "INVALID")
