@@ -1,0 +1,100 @@
+"""Engines answer requests; this page is the seam. An engine knows a model and token ids, nothing of tasks or scores.
+
+`Engine.open(arm)` yields a `Session` that runs one arm and reports what really ran (`Session.realised`). Requests come
+in groups (see `harness`): a session answers one group as one batch, so that its bits depend on the group alone.
+A new engine is one class in a module of its own and one line in `ENGINES`.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from evalsuite.records import Arm, ModelRef, Realised
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue `prompt` greedily (temperature 0) for at most `max_new` tokens."""
+
+    prompt: tuple[int, ...]
+    """Token ids."""
+    max_new: int
+    stop: tuple[str, ...]
+    """Strings that end the answer (the text keeps what precedes the first one)."""
+    stop_after: str | None = None
+    """Stop strings count only behind the last occurrence of this text (`</think>`): a thought is not cut by them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answer to a `GenerateRequest`."""
+
+    tokens: tuple[int, ...]
+    """Generated token ids, the end-of-sequence token excluded."""
+    text: str
+    """Their text (special tokens skipped), not yet cut at a stop string."""
+    finish_reason: Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Score `continuation` behind `context`; both non-empty token ids, together within the context length."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The answer to a `ScoreRequest`."""
+
+    loglikelihood: float
+    """Sum of log-probabilities of the continuation, in nats, from an FP32 log-softmax."""
+    greedy: bool
+    """True if every token of the continuation was the most likely one."""
+
+
+class Session(Protocol):
+    """One arm, loaded."""
+
+    realised: Realised
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        """Answer one group, in order."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """Score one group, in order."""
+
+
+class Engine(Protocol):
+    """A model on one engine. Opening is cheap; weights are loaded by the first `open`."""
+
+    model: ModelRef
+    """With `weights_sha256` filled in."""
+    tokenizer: Any
+    """A transformers tokenizer (or one with its `encode`, `decode`, `apply_chat_template`, `chat_template`)."""
+    eos: tuple[int, ...]
+    """Token ids that end a generation; never empty."""
+    max_length: int
+    """Context length in tokens."""
+
+    def cannot_run(self, arm: Arm) -> str | None:
+        """Why this engine cannot run the arm, or None."""
+
+    def open(self, arm: Arm) -> AbstractContextManager[Session]:
+        """Load the arm; the model is as before when the context ends."""
+
+
+def _local(model: ModelRef, options: dict[str, Any]) -> Engine:
+    from evalsuite.engines.local import LocalEngine
+
+    return LocalEngine(model, options)
+
+
+ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
+    "local": _local,  # transformers in this process, on the CPU or torch's accelerator
+}
+"""Engine name -> constructor from a model and the suite's engine options."""
+OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode")}
+"""Engine name -> the options that a suite may set."""

@@ -1,0 +1,71 @@
+"""Where a model's files are: the embedded one, a folder, or a hub id (with transformers' own cache)."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from evalsuite import resources
+from evalsuite.errors import CannotRunError
+from evalsuite.records import ModelRef
+
+_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def locate(model: ModelRef) -> Path:
+    """The folder with the model's files; CannotRunError if it is not to be had."""
+    if model.id == "reference":
+        return _checked(resources.reference_model(), "the embedded reference model")
+    folder = Path(model.id).expanduser()
+    if folder.is_dir():
+        return _checked(folder.resolve(), f"model folder '{model.id}'")
+    if folder.is_absolute() or model.id.startswith((".", "~")) or model.id.count("/") != 1:
+        raise CannotRunError(f"Model folder '{model.id}' does not exist. Name a folder, or a hub id like ORG/NAME.")
+    return _from_hub(model)
+
+
+def _from_hub(model: ModelRef) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=list(_FILES)))
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; each means: not to be had
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CannotRunError(
+            f"Model '{model.id}' is neither a local folder nor to be had from the hub ({reason}). "
+            "Download it where there is internet and name its folder with --model."
+        ) from None
+
+
+def _checked(folder: Path, what: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise CannotRunError(f"{what[0].upper()}{what[1:]} ({folder}) has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise CannotRunError(f"{what[0].upper()}{what[1:]} ({folder}) has no *.safetensors weights.")
+    return folder
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the names and contents of all weight files and the configuration of a model folder."""
+    total = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        total.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """End-of-sequence ids from generation_config.json, config.json, or the tokenizer; CannotRunError if none names one.
+
+    A model without one never ends its answers, and stock lm-eval then keeps the text behind it: it scores near zero.
+    """
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        if value is not None:
+            return tuple(value) if isinstance(value, list) else (int(value),)
+    if tokenizer.eos_token_id is not None:
+        return (int(tokenizer.eos_token_id),)
+    raise CannotRunError(f"{folder}: neither its configuration nor its tokenizer names an end-of-sequence token. "
+                         "Set `eos_token_id` in generation_config.json.")  # fmt: skip

@@ -1,0 +1,100 @@
+"""Numbers and verdicts in plain English: the one place where sentences are made.
+
+A sentence says what was measured on, the change with its 90 % interval, the limit, and how often such a verdict is wrong.
+Changes and margins are printed in points (hundredths of accuracy).
+"""
+
+import math
+from collections.abc import Sequence
+
+from evalsuite.records import Decision, Plan, Subject, Verdict
+
+
+def points(fraction: float, *, sign: bool = False) -> str:
+    """A fraction in points: `2.0`, with sign `+0.7`; more digits only where one would round a margin away."""
+    value = 100 * fraction
+    text = f"{value:+.1f}" if sign else f"{value:.1f}"
+    if not sign and abs(float(text) - value) > 1e-9:
+        text = f"{value:.6g}"
+    return "0.0" if float(text) == 0 else text
+
+
+def percent(fraction: float) -> str:
+    """A share: `2.0 %`."""
+    return f"{100 * fraction:.1f} %"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.012`; very small ones as a bound."""
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
+def count(items: float) -> str:
+    """A number of items with thousands separators, rounded up to a whole one."""
+    return f"{math.ceil(items - 1e-9):,}"
+
+
+def limit(plan: Plan) -> str:
+    """The loss that SAFE excludes: `a loss of 2.0 points or more`."""
+    if plan.relative is not None:
+        return f"keeping {points(plan.relative)} % of the baseline's accuracy or less"
+    return f"a loss of {points(plan.margin)} points or more"
+
+
+def beyond(plan: Plan) -> str:
+    """The loss that UNSAFE shows."""
+    if plan.relative is not None:
+        return f"keeping less than {points(plan.relative)} % of the baseline's accuracy"
+    return f"a loss of more than {points(plan.margin)} points"
+
+
+def comparison(decision: Decision) -> str:
+    """`on new items like these 2,000 (direct mode), X changes accuracy by -0.1 points [-0.9, +0.7] (90 %) against Y`."""
+    subject, plan = decision.subject, decision.plan
+    items = "on exactly these" if plan.estimand == "benchmark" else "on new items like these"
+    if decision.delta is None:
+        return f"{subject.candidate} against {subject.baseline} ({subject.mode} mode)"
+    low, high = (points(end, sign=True) for end in decision.ci)
+    interval = "" if decision.ci_kind in ("all items", "none") else f" [{low}, {high}] (90 %)"
+    return (
+        f"{items} {decision.n:,} ({subject.mode} mode), {subject.candidate} changes accuracy by "
+        f"{points(decision.delta, sign=True)} points{interval} against {subject.baseline}"
+    )
+
+
+def guarantee(decision: Decision, verdict: Verdict) -> str:
+    """How often a SAFE or an UNSAFE by this plan is wrong."""
+    plan = decision.plan
+    if decision.ci_kind == "all items":
+        return "every item was measured, so no chance is involved if the outputs are deterministic"
+    alpha = plan.alpha_safe if verdict == "SAFE" else plan.alpha_unsafe
+    often = "about" if decision.guarantee == "asymptotic" else "at most"
+    runs = f"{often} {100 * alpha:g} of 100 runs"
+    when = ", whenever one looks" if decision.guarantee == "anytime" else ""
+    if plan.relative is not None:
+        truth = f"keeps {points(plan.relative)} % of the accuracy or {'less' if verdict == 'SAFE' else 'more'}"
+    else:
+        truth = f"loses {points(plan.margin)} points or {'more' if verdict == 'SAFE' else 'less'}"
+    return f"a change that really {truth} would get {verdict} in {runs}{when}"
+
+
+def subject_name(subject: Subject) -> str:
+    """`gsm8k` for a task, `all tasks` for the pool."""
+    return subject.task if subject.task is not None else "all tasks"
+
+
+def release_sentence(verdict: Verdict, reasons: Sequence[str], pooled: Decision) -> str:
+    """The verdict of a suite for people, from its pooled decision and the reasons of the release rule."""
+    degraded = ", DEGRADED" if verdict == "SAFE" and "DEGRADED" in pooled.flags else ""
+    head = f"{verdict}{degraded}: "
+    if verdict == "INVALID":
+        subject = pooled.subject
+        return f"{head}no verdict on {subject.candidate} against {subject.baseline} ({subject.mode} mode): {reasons[0]}."
+    text = head + comparison(pooled)
+    if verdict == pooled.verdict and verdict in ("SAFE", "UNSAFE"):
+        text += f"; {guarantee(pooled, verdict)}"
+        # The first reason restates the pooled test; what else the release rule found comes after it.
+        reasons = reasons[1:]
+        if degraded:
+            reasons = ["the drop is real, though tolerable", *reasons]
+    return "; ".join([text, *(r for r in reasons if not r.isupper())]) + "."

@@ -1,0 +1,147 @@
+"""The layers of one arm: operands made once, and the forwards that `emulate.apply` puts in place of the model's own.
+
+One rule for all layers: operand of the input times operand of the weight, FP32 accumulation, bias added before the
+one rounding to BF16. The operands are what an arm is.
+
+Experts (mixture of experts with 3-D weights) run one by one over the tokens routed to them, in every arm, because the
+kernels that transformers would choose (grouped or batched, in BF16) differ in the order of summation. The weighted sum
+over a token's experts is taken as transformers' own grouped implementation takes it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from evalsuite.errors import CannotRunError
+from evalsuite.precision.coverage import Gemm, is_experts
+from evalsuite.precision.fake import FakeQuant, SharedInput
+from evalsuite.precision.formats import dequantize, quantize_as
+from evalsuite.records import Recipe
+
+Kernel = Literal["linear-bf16", "linear-fp32-accumulate-bf16"]
+KERNELS: tuple[Kernel, ...] = ("linear-bf16", "linear-fp32-accumulate-bf16")
+GemmMode = Literal["fast", "exact"]
+Forward = Callable[..., Tensor]
+
+
+class Arm:
+    """Operands and forwards of one recipe on one model."""
+
+    def __init__(self, recipe: Recipe, gemm_mode: GemmMode, kernel: Kernel, device: torch.device) -> None:
+        self.recipe = recipe
+        self.kernel = kernel
+        self.exact = gemm_mode == "exact"
+        self.operands: dict[str, Tensor] = {}
+        self.counts: dict[str, dict[str, int]] = {}
+        self._fake = FakeQuant(recipe.activations, device) if recipe.activations else None
+        self._plain_dtype = torch.bfloat16 if kernel == "linear-bf16" else torch.float32
+        self._quantised_dtype = torch.float32 if self.exact else self._plain_dtype
+        self._plain_input = SharedInput(lambda x: x.to(self._plain_dtype))
+        self._quantised_input = SharedInput(self._quantise_input)
+
+    def forwards(self, found: list[Gemm]) -> Iterator[tuple[nn.Module, Forward]]:
+        """(module, forward to use in this arm) for every layer that must not run its own."""
+        experts: dict[nn.Module, list[Gemm]] = {}
+        for gemm in found:
+            if is_experts(gemm.module):
+                experts.setdefault(gemm.module, []).append(gemm)
+            elif gemm.quantised or (self.kernel != "linear-bf16" and _is_plain_linear(gemm)):
+                yield gemm.module, self._linear(gemm)
+        for module, (into, out) in experts.items():
+            yield module, self._experts(module, into, out)
+
+    def kernel_name(self, found: list[Gemm]) -> str:
+        """The kernels of the arm, joined by `+` where quantised and other layers differ."""
+        quantised = "linear-fp32-accumulate-bf16" if self.exact else self.kernel
+        return "+".join(sorted({quantised if gemm.quantised else self.kernel for gemm in found}))
+
+    def clear(self) -> None:
+        """Forget the last inputs."""
+        self._plain_input.clear()
+        self._quantised_input.clear()
+
+    def _quantise_input(self, x: Tensor) -> Tensor:
+        if self._fake is None:
+            return x.to(self._quantised_dtype)
+        values = self._fake(x)
+        if self.exact or self._fake.exact_in_bf16:
+            return values.to(self._quantised_dtype)
+        return values.bfloat16().to(self._quantised_dtype)
+
+    def _operand(self, gemm: Gemm) -> Tensor:
+        """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""
+        weight = gemm.weight.detach()
+        if getattr(gemm.module, "is_transposed", False):
+            weight = weight.transpose(-1, -2)
+        if gemm.quantised and self.recipe.weights is not None:
+            weight = self._quantise_weight(gemm.name, weight)
+        self.operands[gemm.name] = weight.to(self._quantised_dtype if gemm.quantised else self._plain_dtype)
+        return self.operands[gemm.name]
+
+    def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
+        """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
+        assert self.recipe.weights is not None
+        done = [quantize_as(matrix, self.recipe.weights) for matrix in weight.reshape(-1, *weight.shape[-2:])]
+        counts = {key: sum(q.counts[key] for q in done) for key in done[0].counts}
+        if counts["nonfinite_blocks"]:
+            raise CannotRunError(
+                f"{name}: {counts['nonfinite_blocks']} blocks of the weight hold NaN or Inf. The checkpoint is "
+                "damaged; load it again or compare its hash."
+            )
+        self.counts[name] = counts
+        dtype = torch.float32 if self.exact else torch.bfloat16
+        return torch.stack([dequantize(q, dtype) for q in done]).view(weight.shape)
+
+    def _linear(self, gemm: Gemm) -> Forward:
+        weight = self._operand(gemm)
+        bias = _bias(gemm.module, "bias", weight.dtype)
+        convert = self._quantised_input if gemm.quantised else self._plain_input
+
+        def forward(input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name for it
+            return F.linear(convert(input), weight, bias).to(torch.bfloat16)
+
+        return forward
+
+    def _experts(self, module: Any, into: Gemm, out: Gemm) -> Forward:
+        project_in, project_out = self._expert(into), self._expert(out)
+
+        def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+            k = top_k_index.shape[-1]
+            slots = top_k_index.reshape(-1)
+            results = hidden_states.new_empty(len(slots), hidden_states.shape[-1])
+            for expert in sorted(set(slots.tolist())):
+                rows = (slots == expert).nonzero().flatten()
+                inner = project_in(expert, hidden_states[rows // k])
+                inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+                result = project_out(expert, inner)
+                results[rows] = module.post_expert_norm(result) if module.has_post_expert_norm else result
+            weighted = results * top_k_weights.reshape(-1, 1)
+            return weighted.view(-1, k, results.shape[-1]).sum(dim=1).to(hidden_states.dtype)
+
+        return forward
+
+    def _expert(self, gemm: Gemm) -> Callable[[int, Tensor], Tensor]:
+        """(expert, tokens) -> the projection of those tokens by that expert, BF16."""
+        weight = self._operand(gemm)
+        bias = _bias(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
+        convert = self._quantised_input if gemm.quantised else self._plain_input
+
+        def project(expert: int, x: Tensor) -> Tensor:
+            b = None if bias is None else bias[expert]
+            return F.linear(convert(x), weight[expert], b).to(torch.bfloat16)
+
+        return project
+
+
+def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
+    """A layer's bias in the dtype of its operands, or None."""
+    bias = getattr(module, name, None)
+    return bias.detach().to(dtype) if isinstance(bias, Tensor) else None
+
+
+def _is_plain_linear(gemm: Gemm) -> bool:
+    """A BF16 `nn.Linear` as torch ships it; routers in FP32 and the like keep their own forward."""
+    return type(gemm.module).forward is nn.Linear.forward and gemm.weight.dtype == torch.bfloat16

@@ -1,0 +1,200 @@
+"""Charts as plain dicts: decisions in, plotly figures out. No I/O, and no plotly either (a test validates the dicts).
+
+A figure is `{"data", "layout", "narrow"}`; `narrow` overrides the layout on screens too small for labels beside the
+plot. Colours are names, not values: `"@fp8"` stands for the style sheet's `--fp8`, which differs between light, dark
+and print; `app.js` resolves keys that end in `color`, and nothing else. Everything that plotly draws as text passes
+`plain`, since plotly reads a subset of HTML in labels and names of tasks are not ours.
+
+An arm keeps one look on every page (`looks`): hue by family, marker and dash inside the family, because only three hues
+can be told apart by everyone.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from evalsuite.publish import text
+from evalsuite.records import Arm, Decision, RunSpec, SuiteDecision
+
+Figure = dict[str, Any]
+Family = Literal["base", "fp8", "ue8m0"]
+
+GUTTER = 372
+"""Pixels beside the plot for the numbers of a row."""
+LONGEST = 34
+"""Characters of a task's name that fit beside the plot; the table has the whole name."""
+
+_LOOKS: dict[Family, tuple[tuple[str, str], ...]] = {
+    "base": (("circle", "solid"), ("hexagon", "longdash"), ("cross", "longdashdot")),
+    "fp8": (("square", "dash"), ("triangle-up", "dashdot"), ("star", "longdash")),
+    "ue8m0": (("diamond", "dot"), ("triangle-down", "dashdot"), ("pentagon", "longdash")),
+}
+"""Marker and dash, first come first served inside a family; the fourth arm of a family looks like the first."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn wherever it appears."""
+
+    family: Family
+    """Also the name of its colour in the style sheet."""
+    symbol: str
+    dash: str
+
+
+def _family(arm: Arm) -> Family:
+    quants = [q for q in (arm.recipe.weights, arm.recipe.activations) if q]
+    if not quants:
+        return "base"
+    return "ue8m0" if any(q.scale == "ue8m0" for q in quants) else "fp8"
+
+
+def looks(spec: RunSpec) -> dict[str, Look]:
+    """The look of each arm of a run, by arm id; the baseline always gets the first of its family."""
+    order = sorted(spec.arms, key=lambda arm: arm.id != spec.baseline)
+    seen: dict[Family, int] = {}
+    found = {}
+    for arm in order:
+        family = _family(arm)
+        place = seen.get(family, 0)
+        seen[family] = place + 1
+        symbol, dash = _LOOKS[family][place % len(_LOOKS[family])]
+        found[arm.id] = Look(family, symbol, dash)
+    return found
+
+
+def plain(name: str) -> str:
+    """A name as plotly must be given it to draw it unchanged."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
+def forest_finding(decision: SuiteDecision) -> str:
+    """What the forest shows, as its title: `1 of 4 tasks loses more than allowed; 2 are open.`"""
+    tasks = [d.verdict for d in decision.tasks]
+    bad, safe = tasks.count("UNSAFE"), tasks.count("SAFE")
+    unusable = tasks.count("INVALID")
+    undecided = len(tasks) - bad - safe - unusable
+    parts = []
+    if bad:
+        parts.append(f"{bad} of {text.plural(len(tasks), 'task')} {'loses' if bad == 1 else 'lose'} more than allowed")
+    else:
+        parts.append("No task is shown to lose more than allowed")
+    if safe:
+        parts.append(f"{safe} {'is' if safe == 1 else 'are'} shown to stay within the margin")
+    if undecided:
+        parts.append(f"{undecided} {'is' if undecided == 1 else 'are'} undecided")
+    if unusable:
+        parts.append(f"{unusable} cannot be judged")
+    return "; ".join(parts) + "."
+
+
+def forest(decision: SuiteDecision, look: Look) -> Figure:
+    """Change of accuracy by task, worst on top, with 90 % interval and margin, and the pooled diamond at the bottom."""
+    tasks = sorted(decision.tasks, key=lambda d: (d.delta is None, d.delta or 0.0, d.subject.task or ""), reverse=True)
+    rows = [(0, decision.pooled), *enumerate(tasks, start=1)]
+    data = [_margins(rows), _squares(rows[1:], look)]
+    if decision.pooled.delta is not None:
+        data.append(_diamond(decision.pooled, look))
+    return {"data": data, "layout": _layout(rows), "narrow": _narrow(rows)}
+
+
+_Rows = list[tuple[int, Decision]]
+
+
+def _margins(rows: _Rows) -> Figure:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for place, row in rows:
+        limit = _points(-row.plan.margin)
+        x += [limit, limit, None]
+        y += [place - 0.5, place + 0.5, None]
+    line = {"color": "@unsafe", "width": 1.5, "dash": "5px,4px"}
+    return {"type": "scatter", "name": "allowed loss", "mode": "lines", "x": x, "y": y, "line": line,
+            "hoverinfo": "skip"}  # fmt: skip
+
+
+def _squares(rows: _Rows, look: Look) -> Figure:
+    drawn = [(place, row, row.delta) for place, row in rows if row.delta is not None]
+    most = max([row.n for _, row, _ in drawn], default=1) or 1
+    return {
+        "type": "scatter", "name": "tasks", "mode": "markers",
+        "x": [_points(delta) for _, _, delta in drawn], "y": [place for place, _, _ in drawn],
+        "text": [f"{plain(row.subject.task or '')}: {_reading(row)}" for _, row, _ in drawn], "hoverinfo": "text",
+        "marker": {"symbol": look.symbol, "color": f"@{look.family}", "opacity": 1,
+                   "size": [round(7 + 9 * (row.n / most) ** 0.5, 1) for _, row, _ in drawn]},
+        "error_x": {"type": "data", "symmetric": False, "color": f"@{look.family}", "thickness": 2, "width": 0,
+                    "array": [_points(row.ci[1] - delta) for _, row, delta in drawn],
+                    "arrayminus": [_points(delta - row.ci[0]) for _, row, delta in drawn]},
+    }  # fmt: skip
+
+
+def _diamond(pooled: Decision, look: Look) -> Figure:
+    low, middle, high = (_points(v) for v in (pooled.ci[0], pooled.delta or 0.0, pooled.ci[1]))
+    return {
+        "type": "scatter", "name": "pooled", "mode": "lines", "fill": "toself", "fillcolor": f"@{look.family}",
+        "x": [low, middle, high, middle, low], "y": [0, 0.26, 0, -0.26, 0],
+        "line": {"color": f"@{look.family}", "width": 1.5}, "text": f"pooled: {_reading(pooled)}", "hoverinfo": "text",
+    }  # fmt: skip
+
+
+def _layout(rows: _Rows) -> Figure:
+    drawn = [row for _, row in rows if row.delta is not None]
+    low = min([row.ci[0] for row in drawn] + [-row.plan.margin for _, row in rows])
+    high = max([row.ci[1] for row in drawn] + [row.plan.margin / 2 for _, row in rows])
+    pad = 0.06 * (high - low)
+    axis = {"gridcolor": "@grid", "linecolor": "@line", "ticks": "", "fixedrange": True}
+    return {
+        "height": 70 + 38 * len(rows), "margin": {"l": 8, "r": GUTTER, "t": 4, "b": 58},
+        "paper_bgcolor": "@card", "plot_bgcolor": "@card",
+        "dragmode": False, "showlegend": False, "hovermode": "closest",
+        "hoverlabel": {"bgcolor": "@card", "bordercolor": "@line", "font": {"color": "@ink"}, "align": "left"},
+        "font": {"color": "@ink", "size": 13, "family": "system-ui, sans-serif"},
+        "xaxis": {**axis, "range": [_points(low - pad), _points(high + pad)], "zeroline": True,
+                  "zerolinecolor": "@ink", "zerolinewidth": 1.5, "ticksuffix": "",
+                  "title": {"text": "change of accuracy, points", "standoff": 12, "font": {"color": "@muted", "size": 12}}},
+        "yaxis": {**axis, "range": [-0.6, len(rows) - 0.4], "showgrid": False, "zeroline": False, "automargin": True,
+                  "tickvals": [place for place, _ in rows], "ticktext": [_name(row) + "  " for _, row in rows]},
+        "shapes": [_rule()], "annotations": [_gutter(place, row) for place, row in rows],
+    }  # fmt: skip
+
+
+def _narrow(rows: _Rows) -> Figure:
+    layout = _layout(rows)
+    labels = [{**_gutter(place, row), "x": 0, "xshift": 0, "y": place + 0.36, "text": f"{_name(row)}  {_short(row)}"}
+              for place, row in rows]  # fmt: skip
+    return {
+        "height": 74 + 52 * len(rows), "annotations": labels, "yaxis": {**layout["yaxis"], "showticklabels": False},
+        "margin": {**layout["margin"], "r": 8}, "font": {**layout["font"], "size": 12},
+    }  # fmt: skip
+
+
+def _rule() -> Figure:
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5,
+            "line": {"color": "@line", "width": 1}}  # fmt: skip
+
+
+def _gutter(place: int, row: Decision) -> Figure:
+    color = "@muted" if row.delta is None else "@ink"
+    return {"xref": "paper", "x": 1, "xshift": 14, "xanchor": "left", "y": place, "yanchor": "middle", "align": "left",
+            "showarrow": False, "text": _reading(row), "font": {"color": color, "size": 12}}  # fmt: skip
+
+
+def _name(row: Decision) -> str:
+    task = row.subject.task
+    if task is None:
+        return "<b>pooled</b>"
+    return plain(task if len(task) <= LONGEST else task[: LONGEST - 1] + "…")
+
+
+def _short(row: Decision) -> str:
+    return "no value" if row.delta is None else f"{text.change(row.delta, row.ci)} {text.bounds(row.ci)}"
+
+
+def _reading(row: Decision) -> str:
+    if row.delta is None:
+        return "no value: see the table"
+    lost_gained = f"{text.count(row.counts.n10)} lost, {text.count(row.counts.n01)} gained"
+    return f"{_short(row)}  ·  {lost_gained}  ·  n {text.count(row.n)}"
+
+
+def _points(fraction: float) -> float:
+    return round(100 * fraction, 4)

@@ -1,0 +1,107 @@
+"""How numbers read: the only place where a value becomes text for people.
+
+A newcomer should know four rules. Accuracies are percentages with one decimal; changes are signed *points* with no more
+digits than half the width of their interval supports; a p-value keeps three digits, since 0.0504 is not 0.05. Minus is
+U+2212. And an absent value has no number at all: the functions here take values, not None, so that nobody prints a zero
+for something that was not measured (`views.Reading` says why it is absent).
+"""
+
+import math
+import re
+from datetime import UTC, datetime
+
+MINUS = "\N{MINUS SIGN}"
+FINE = 0.5
+"""Half-width in points below which two decimals are shown."""
+
+
+def count(value: int) -> str:
+    """`1,319`."""
+    return f"{value:,}"
+
+
+def about(value: float) -> str:
+    """A forecast, to two significant digits: `about 5,300`."""
+    digits = max(0, len(str(int(value))) - 2)
+    return f"about {round(int(value), -digits):,}"
+
+
+def percent(fraction: float) -> str:
+    """`65.8 %`."""
+    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+
+
+def share(part: int, whole: int) -> str:
+    """`12 of 2,000 (0.6 %)`."""
+    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else "none of 0"
+
+
+def margin(fraction: float) -> str:
+    """`2 points`."""
+    points = float(f"{100 * fraction:.6g}")
+    return f"{points:g} {'point' if points == 1 else 'points'}"
+
+
+def margin_up(fraction: float) -> str:
+    """A margin that could be certified, never rounded to a smaller one: `2.9 points`."""
+    return margin(math.ceil(1000 * fraction - 1e-9) / 1000)
+
+
+def _signed(value: float, digits: int) -> str:
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"{MINUS if value < 0 else '+'}{text}"
+
+
+def _digits(interval: tuple[float, float]) -> int:
+    return 2 if 50 * (interval[1] - interval[0]) < FINE else 1
+
+
+def change(delta: float, interval: tuple[float, float]) -> str:
+    """A change of accuracy in points, `−0.31`, with as many digits as its interval supports."""
+    return _signed(100 * delta, _digits(interval))
+
+
+def bounds(interval: tuple[float, float]) -> str:
+    """The interval of a change in points: `[−0.73, +0.11]`."""
+    digits = _digits(interval)
+    return f"[{_signed(100 * interval[0], digits)}, {_signed(100 * interval[1], digits)}]"
+
+
+def percent_bounds(interval: tuple[float, float]) -> str:
+    """The interval of an accuracy: `[63.7, 67.9]`."""
+    return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def p_value(p: float) -> str:
+    """`0.0504`, `< 0.0001`."""
+    if p < 0.0001:
+        return "<\N{NO-BREAK SPACE}0.0001"
+    return f"{p:.3f}" if p >= 0.1 else f"{p:.3g}"
+
+
+def moment(iso: str) -> str:
+    """`2026-11-24 05:44Z` from an ISO time; anything else unchanged."""
+    try:
+        value = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%MZ")
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """`1 task`, `3 tasks`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def slug(text: str) -> str:
+    """A file name made of an id; equal ids give equal names, different ids different ones."""
+    import hashlib
+
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", text).strip(".-")[:80]
+    if safe == text:
+        return safe
+    return f"{safe or 'run'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,0 +1,167 @@
+"""What the verdict page and the task page show of one decision: a `View` for each candidate and mode.
+
+Templates only lay out what a view says, and a view only gathers what the run and its judgement hold. Speed and energy
+of emulated arms are never shown, not even as zero. `doubts` always has the same lines, so that an absent check is seen.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evalsuite.publish import text
+from evalsuite.publish.figures import Look
+from evalsuite.publish.runs import JudgedRun, Reading
+from evalsuite.records import Arm, Decision, Finding, Mode, SuiteDecision
+
+Level = Literal["fine", "info", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One line of "what could make this wrong"."""
+
+    name: str
+    value: str
+    note: str
+    level: Level = "fine"
+
+
+@dataclass(frozen=True)
+class View:
+    """One candidate in one mode: the unit that a reader looks at."""
+
+    run: JudgedRun
+    decision: SuiteDecision
+    id: str
+    """Unique in a page."""
+
+    @property
+    def pooled(self) -> Decision:
+        """The pooled decision."""
+        return self.decision.pooled
+
+    @property
+    def mode(self) -> Mode:
+        """`direct` or `thinking`."""
+        return self.pooled.subject.mode
+
+    @property
+    def arm(self) -> Arm:
+        """The candidate."""
+        return self.run.manifest.spec.arm(self.pooled.subject.candidate)
+
+    @property
+    def candidate(self) -> str:
+        """The candidate for people."""
+        return self.run.arm_name(self.arm.id)
+
+    @property
+    def baseline(self) -> str:
+        """The baseline for people."""
+        return self.run.arm_name(self.run.manifest.spec.baseline)
+
+    @property
+    def look(self) -> Look:
+        """How the candidate is drawn."""
+        return self.run.looks[self.arm.id]
+
+    @property
+    def gates(self) -> tuple[Decision, ...]:
+        """Pooled first, then each task."""
+        return (self.pooled, *self.decision.tasks)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The ends of the axis on which this view's intervals are drawn."""
+        return scale_of(self.gates)
+
+    @property
+    def unmeasured(self) -> str:
+        """Why speed and energy have no value."""
+        kinds = {self.run.execution(arm) for arm in (self.run.manifest.spec.baseline, self.arm.id)}
+        return "emulated arm" if kinds & {"emulated", "mixed"} else "no timed windows in this run"
+
+    def absence(self, gate: Decision) -> Reading:
+        """Why a gate has no observed change: an arm failed or did not run, or the judge says so."""
+        for arm in (self.arm.id, self.run.manifest.spec.baseline):
+            reading = self.run.reading(arm, self.mode, gate.subject.task)
+            if reading.kind in ("failed", "missing"):
+                return replace(reading, reason=f"{self.run.arm_name(arm)}: {reading.reason}")
+        return Reading("missing", None, gate.reasons[0] if gate.reasons else "no data")
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What could make this verdict wrong: always the same lines, so that an absent check is seen."""
+        return (self._noise(), self._coverage(), *self._answers(), self._execution(), self._attempt())
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings on this decision, then on the run; worst first, none twice."""
+        rank = {"error": 0, "warning": 1, "info": 2}
+        found = dict.fromkeys((*self.decision.findings, *self.run.judgement.findings))
+        return tuple(sorted(found, key=lambda f: (rank[f.severity], f.code)))
+
+    def _noise(self) -> Doubt:
+        noise, seen = self.decision.noise, self.pooled.counts
+        if noise is None:
+            return Doubt("Noise floor", "not run", "flips cannot be told from run-to-run noise", "warning")
+        p = "" if self.decision.noise_p is None else f"; exact p {text.p_value(self.decision.noise_p)}"
+        broken = any(f.code == "NOISE_FLOOR_BROKEN" for f in self.findings)
+        value = f"{text.count(noise.n10 + noise.n01)} of {text.count(noise.n)} items flip between two baseline runs"
+        note = f"{noise.n10:,} lost, {noise.n01:,} gained{p}; the candidate flips {seen.n10 + seen.n01:,}"
+        return Doubt("Noise floor", value, note, "error" if broken else "fine")
+
+    def _coverage(self) -> Doubt:
+        arms = (self.run.manifest.spec.baseline, self.arm.id)
+        cells = [record for arm in arms for record in self.run.cells(arm, self.mode)]
+        done, planned = sum(r.n_done for r in cells), sum(r.n_planned for r in cells)
+        failed = sum(r.status == "failed" for r in cells)
+        note = f"{text.plural(failed, 'cell')} failed" if failed else "both arms, all tasks of the mode"
+        level: Level = "error" if failed else "fine" if done == planned else "warning"
+        return Doubt("Coverage", f"{text.share(done, planned)} planned answers", note, level)
+
+    def _answers(self) -> tuple[Doubt, Doubt]:
+        base = self.run.reading(self.run.manifest.spec.baseline, self.mode).summary
+        cand = self.run.reading(self.arm.id, self.mode).summary
+
+        def both(name: str, field: str, note: str) -> Doubt:
+            if base is None or cand is None:
+                return Doubt(name, "not known", "an arm has no answers", "warning")
+            values = [text.share(getattr(s, field), s.n) for s in (base, cand)]
+            code = {"n_truncated": "TRUNCATED", "n_unparsable": "UNPARSABLE"}[field]
+            found = [f.severity for f in self.findings if f.code == code]
+            return Doubt(name, f"baseline {values[0]}; candidate {values[1]}", note, found[0] if found else "fine")
+
+        return (both("Cut by the token budget", "n_truncated", "a cut answer counts as it stands"),
+                both("Nothing parsable", "n_unparsable", "counted as wrong in both arms"))  # fmt: skip
+
+    def _execution(self) -> Doubt:
+        kind = self.run.execution(self.arm.id)
+        notes = {
+            "emulated": "the candidate's arithmetic was emulated: accuracy is true, speed and energy are not measured",
+            "native": "the candidate's arithmetic ran on hardware",
+            "mixed": "cells ran differently: compare them on the Run page",
+            None: "no cell of the candidate has run",
+        }
+        return Doubt("Execution", kind or "not known", notes[kind], "warning" if kind in (None, "mixed") else "fine")
+
+    def _attempt(self) -> Doubt:
+        attempt = self.decision.attempt
+        if attempt == 1:
+            return Doubt("Attempt", "first", "of this question in this store")
+        return Doubt("Attempt", f"number {attempt}", "repeating a run until it passes raises the error rate", "info")
+
+
+def scale_of(gates: Iterable[Decision]) -> tuple[float, float]:
+    """The ends of an axis that holds every interval, every margin and zero."""
+    low, high = 0.0, 0.0
+    for gate in gates:
+        inside = gate.ci if gate.delta is not None else (0.0, 0.0)
+        low, high = min(low, inside[0], -gate.plan.margin), max(high, inside[1], gate.plan.margin / 2)
+    pad = 0.04 * (high - low)
+    return low - pad, high + pad
+
+
+def views_of(run: JudgedRun) -> tuple[View, ...]:
+    """Every candidate and mode of a run, in the suite's order."""
+    return tuple(View(run, decision, f"v{place}") for place, decision in enumerate(run.judgement.decisions))

@@ -1,0 +1,117 @@
+"""What the terminal shows: verdicts, items and lists as rich tables, from the same nouns as the pages."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from evalsuite.records import Decision, Judgement, Manifest, SuiteDecision
+
+MARKS = {"SAFE": "✔", "UNSAFE": "✖", "INCONCLUSIVE": "◐", "INVALID": "⚠"}
+
+
+def judgement_view(manifest: Manifest, judgement: Judgement) -> RenderableType:
+    """Sentence, gates and findings of each decision of a run."""
+    head = f"\n{manifest.run_id}  ({manifest.spec.name}, {manifest.spec.model.id})"
+    parts: list[RenderableType] = [Text(head, "bold")]
+    for decision in judgement.decisions:
+        parts += [Text(f"\n{MARKS[decision.verdict]} {decision.sentence}"), _gates(decision)]
+        parts += [Text(f"  {f.severity}: {f.code}: {f.message}", "dim") for f in decision.findings]
+    parts += [Text(f"  {f.severity}: {f.code}: {f.message}", "dim") for f in judgement.findings]
+    if not judgement.decisions:
+        parts.append(Text(f"{MARKS[judgement.verdict]} {judgement.verdict}: nothing to judge in this run."))
+    return Group(*parts)
+
+
+def _gates(decision: SuiteDecision) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("gate", "items", "baseline", "candidate", "change [90 %]", "lost/won", "margin", "p safe", "verdict"):
+        table.add_column(name, justify="left" if name in ("gate", "verdict") else "right", header_style="dim")
+    for one in (decision.pooled, *decision.tasks):
+        table.add_row(*_gate(one))
+    return table
+
+
+def _gate(one: Decision) -> tuple[str, ...]:
+    change = "-" if one.delta is None else f"{100 * one.delta:+.1f} [{100 * one.ci[0]:+.1f}, {100 * one.ci[1]:+.1f}]"
+    return (
+        one.subject.task or "pooled", f"{one.n}", _percent(one.accuracy_base), _percent(one.accuracy_cand), change,
+        f"{one.counts.n10}/{one.counts.n01}", f"{100 * one.plan.margin:.1f}", f"{one.p_safe:.3f}",
+        " ".join([one.verdict, *one.flags, *(["(monitor)"] if one.plan.role == "monitor" else [])]),
+    )  # fmt: skip
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def item_view(item: str, rows: Any) -> RenderableType:
+    """One item: gold, then what each arm answered in each mode."""
+    parts: list[RenderableType] = [Text(f"{item}   gold: {rows.iloc[0]['gold']}", "bold")]
+    for row in rows.sort_values(["mode", "arm"]).to_dict("records"):
+        mark = "right" if row["correct"] else "wrong" if row["parsed"] else "unparsable"
+        answer = "nothing found" if row["prediction"] is None else row["prediction"]
+        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}; {row['n_output_tokens']} tokens, "
+                          f"{row['finish_reason'] or 'scored'})", "bold"))  # fmt: skip
+        if row["output_text"] is not None:
+            parts.append(Text(row["output_text"]))
+        if row["choice_loglikelihoods"] is not None:
+            parts.append(Text("log-likelihoods: " + ", ".join(f"{v:.3f}" for v in row["choice_loglikelihoods"])))
+    return Group(*parts)
+
+
+def rows_view(rows: list[dict[str, Any]]) -> RenderableType:
+    """A list of like dictionaries as a table."""
+    if not rows:
+        return Text("none")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for key in rows[0]:
+        table.add_column(key, header_style="dim", overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    return table
+
+
+def _recipes(_: Path) -> list[dict[str, Any]]:
+    from evalsuite.precision.recipes import RECIPES
+
+    return [{"recipe": recipe.id, "label": recipe.label} for recipe in RECIPES.values()]
+
+
+def _tasks(_: Path) -> list[dict[str, Any]]:
+    from evalsuite import tasks
+
+    return [{"task": t.task, "metric": t.metric, "filter": t.filter, "modes": ", ".join(t.modes), "role": t.role,
+             "margin": t.margin} for t in tasks.catalogue().values()]  # fmt: skip
+
+
+def _suites(_: Path) -> list[dict[str, Any]]:
+    from evalsuite.spec import shipped_suites
+
+    return [{"suite": name, "file": str(path)} for name, path in shipped_suites().items()]
+
+
+def _engines(_: Path) -> list[dict[str, Any]]:
+    from evalsuite.engines import ENGINES, OPTIONS
+
+    return [{"engine": name, "options": ", ".join(OPTIONS[name])} for name in ENGINES]
+
+
+def _runs(results: Path) -> list[dict[str, Any]]:
+    from evalsuite.store import Store
+
+    rows = []
+    for stored in Store(results).runs():
+        m = stored.manifest
+        done = sum(cell.status == "done" for cell in m.cells.values())
+        rows.append({"run": m.run_id, "suite": m.spec.name, "model": m.spec.model.id, "cells": f"{done}/{len(m.cells)}",
+                     "status": "running" if stored.is_running else m.status, "created": m.created})  # fmt: skip
+    return rows
+
+
+LISTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    "recipes": _recipes, "tasks": _tasks, "suites": _suites, "engines": _engines, "runs": _runs,
+}  # fmt: skip

@@ -1,0 +1,264 @@
+"""Suite file and flags in, `RunSpec` out: everything that a run does is fixed here, before anything is loaded.
+
+`load` reads a suite (a file, or the name of a shipped one); `SuiteFile` mirrors the file. `resolve` applies the command
+line's overrides, completes bare task names from the catalogue, adds the noise-floor arm and checks every name. The
+result is frozen and goes into the manifest. What a suite does not state and the catalogue does not know is an error,
+never a default.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from evalsuite import resources, tasks
+from evalsuite.engines import ENGINES, OPTIONS
+from evalsuite.errors import SuiteError, UsageError, did_you_mean
+from evalsuite.located import Located, read, validate
+from evalsuite.precision.recipes import RECIPES
+from evalsuite.records import Arm, DecisionSpec, Mode, ModelRef, PublishSpec, RunSpec, Sampling, TaskSpec
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+-]*(\.[A-Za-z0-9_@+-]+)*")
+"""What an arm or task may be called: it becomes part of a folder name."""
+
+
+def _as_model(value: Any) -> Any:
+    return {"id": value} if isinstance(value, str) else value
+
+
+def _as_engine(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineEntry(_Strict):
+    """`engine: local`, or `{name: local, options...}`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelEntry(_Strict):
+    """`model: NAME`, or `{id, revision}`."""
+
+    id: str
+    revision: str | None = None
+
+
+class ArmEntry(_Strict):
+    """An entry of `arms` that is not a bare recipe name."""
+
+    id: str
+    recipe: str
+    model: Annotated[ModelEntry | None, BeforeValidator(_as_model)] = None
+    engine: str | None = None
+
+
+class Limits(_Strict):
+    """Bounds on a run."""
+
+    max_time: str | float | None = None
+
+
+class SamplingFile(_Strict):
+    """`sampling:` by mode."""
+
+    direct: Sampling = Sampling()
+    thinking: Sampling = Sampling()
+
+
+class SuiteFile(_Strict):
+    """A suite file as written (design: §5). `arms` and `tasks` are completed by `resolve`."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    model: Any
+    arms: list[Any] = Field(min_length=1)
+    baseline: str
+    noise_floor: bool = True
+    engine: Annotated[EngineEntry, BeforeValidator(_as_engine)] = EngineEntry(name="local")
+    datasets: dict[str, str] = Field(default_factory=dict)
+    sampling: SamplingFile = SamplingFile()
+    tasks: list[Any] = Field(min_length=1)
+    decision: DecisionSpec
+    publish: PublishSpec = PublishSpec()
+    limits: Limits = Limits()
+    chat: Literal["on", "off"] = "on"
+    seed: int = 0
+    limit: int | None = Field(default=None, ge=1)
+    """At most this many items a task, like `--limit`."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "SuiteFile":
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name '{self.name}' may hold letters, digits and . _ - + @ only")
+        return self
+
+
+class Overrides(_Strict):
+    """What flags may replace in a suite; None keeps the suite's."""
+
+    model: str | None = None
+    arms: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    engine: str | None = None
+    design: Literal["fixed", "sequential"] | None = None
+    limit: int | None = None
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Suites that come with evalsuite: name -> file."""
+    return {path.stem: path for path in sorted((resources.tasks() / "suites").glob("*.yaml"))}
+
+
+def load(name: str) -> Located:
+    """Find and parse a suite: a file, or the name of a shipped suite. UsageError if it is neither."""
+    if Path(name).suffix in {".yaml", ".yml"} or "/" in name:
+        return read(Path(name))
+    shipped = shipped_suites()
+    if name not in shipped:
+        raise UsageError(f"Unknown suite '{name}' (a file ends in .yaml).{did_you_mean(name, shipped)}")
+    return read(shipped[name])
+
+
+def resolve(located: Located, overrides: Overrides | None = None) -> tuple[RunSpec, ...]:
+    """The runs that a suite asks for, one a model. SuiteError with file, line and what is allowed."""
+    suite, overrides = validate(located, (), SuiteFile), overrides or Overrides()
+    engine = overrides.engine or suite.engine.name
+    if engine not in ENGINES:
+        raise located.error(("engine",), f"unknown engine '{engine}'.{did_you_mean(engine, ENGINES)}")
+    for option in suite.engine.options:
+        if option not in OPTIONS[engine]:
+            raise located.error(
+                ("engine", "options", option), f"unknown option '{option}'.{did_you_mean(option, OPTIONS[engine])}"
+            )
+    for mode in ("direct", "thinking"):
+        if getattr(suite.sampling, mode) != Sampling():
+            raise located.error(("sampling", mode), "only greedy decoding (temperature 0, k 1) is built yet.")
+    models = [overrides.model] if overrides.model else suite.model if isinstance(suite.model, list) else [suite.model]
+    if not models:
+        raise located.error(("model",), "the list is empty; name a model.")
+    return tuple(_resolve_model(located, suite, _model(located, model), overrides) for model in models)
+
+
+def _model(located: Located, value: Any) -> ModelRef:
+    try:
+        return ModelRef(**_as_model(value))
+    except (TypeError, ValueError):
+        raise located.error(("model",), f"expected a name or {{id, revision}}, found {value!r}.") from None
+
+
+def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, overrides: Overrides) -> RunSpec:
+    engine = overrides.engine or suite.engine.name
+    arms = _arms(located, suite, model, overrides)
+    chosen = _tasks(located, suite, overrides)
+    margin = suite.decision.model_copy(update={"design": overrides.design or suite.decision.design})
+    if not 0 < margin.margin < 0.5 or not 0 < margin.alpha < 0.5:
+        raise located.error(("decision",), "margin and alpha must lie between 0 and 0.5.")
+    return RunSpec(
+        name=suite.name, model=model, arms=arms, baseline=suite.baseline, tasks=chosen, decision=margin,
+        engine=engine, engine_options=suite.engine.options, datasets=_folders(located, suite),
+        sampling={"direct": suite.sampling.direct, "thinking": suite.sampling.thinking}, chat=suite.chat == "on",
+        limit=overrides.limit or suite.limit, seed=suite.seed, publish=suite.publish,
+    )  # fmt: skip
+
+
+def _folders(located: Located, suite: SuiteFile) -> dict[str, str]:
+    """Dataset folders, relative ones against the suite file's own folder."""
+    base = Path(located.source).parent
+    return {name: str((base / Path(path).expanduser()).resolve()) for name, path in suite.datasets.items()}
+
+
+def _arms(located: Located, suite: SuiteFile, model: ModelRef, overrides: Overrides) -> tuple[Arm, ...]:
+    engine = overrides.engine or suite.engine.name
+    entries: list[tuple[tuple[str | int, ...], Any]] = [(("arms", i), entry) for i, entry in enumerate(suite.arms)]
+    if overrides.arms is not None:
+        known = {_arm_id(entry): (path, entry) for path, entry in entries}
+        wanted = dict.fromkeys((suite.baseline, *overrides.arms))
+        entries = [known.get(arm, (("arms",), arm)) for arm in wanted]
+    arms = [_arm(located, path, entry, model).model_copy(update={"engine": engine}) for path, entry in entries]
+    ids = [arm.id for arm in arms]
+    for arm_id in ids:
+        if ids.count(arm_id) > 1:
+            raise located.error(("arms",), f"arm '{arm_id}' stands twice; give each an id of its own.")
+    if suite.baseline not in ids:
+        raise located.error(("baseline",), f"unknown arm '{suite.baseline}'.{did_you_mean(suite.baseline, ids)}")
+    if len(arms) < 2 and not suite.noise_floor:
+        raise located.error(("arms",), "one arm and no noise floor: there is nothing to compare.")
+    base = arms[ids.index(suite.baseline)]
+    noise = [base.model_copy(update={"id": f"{base.id}@aa", "noise_floor": True})] if suite.noise_floor else []
+    return (base, *noise, *(arm for arm in arms if arm.id != base.id))
+
+
+def _arm_id(entry: Any) -> str:
+    return str(entry.get("id", "")) if isinstance(entry, dict) else str(entry)
+
+
+def _arm(located: Located, path: tuple[str | int, ...], entry: Any, model: ModelRef) -> Arm:
+    item = validate(located, path, ArmEntry) if isinstance(entry, dict) else ArmEntry(id=str(entry), recipe=str(entry))
+    if item.recipe not in RECIPES:
+        raise located.error(path, f"unknown recipe '{item.recipe}'.{did_you_mean(item.recipe, RECIPES)}")
+    if not NAME.fullmatch(item.id) or "@aa" in item.id:
+        raise located.error(path, f"arm id '{item.id}' may hold letters, digits and . _ - + only.")
+    ref = ModelRef(id=item.model.id, revision=item.model.revision) if item.model else model
+    return Arm(id=item.id, model=ref, recipe=RECIPES[item.recipe], engine=item.engine or "local")
+
+
+def _tasks(located: Located, suite: SuiteFile, overrides: Overrides) -> tuple[TaskSpec, ...]:
+    catalogue = tasks.catalogue()
+    found: dict[str, TaskSpec] = {}
+    for i, entry in enumerate(suite.tasks):
+        if isinstance(entry, str):
+            if entry not in catalogue:
+                raise located.error(("tasks", i), f"task '{entry}' is not in the catalogue; state its metric, filter, "
+                                    f"modes, role and margin here.{did_you_mean(entry, catalogue)}")  # fmt: skip
+            spec = catalogue[entry]
+        else:
+            spec = _task(located, ("tasks", i), catalogue)
+        if spec.task in found:
+            raise located.error(("tasks", i), f"task '{spec.task}' stands twice.")
+        found[spec.task] = spec
+    if overrides.tasks is None:
+        return tuple(found.values())
+    known = {**catalogue, **found}
+    for name in overrides.tasks:
+        if name not in known:
+            raise UsageError(f"Unknown task '{name}' in --tasks.{did_you_mean(name, known)}")
+    return tuple(known[name] for name in dict.fromkeys(overrides.tasks))
+
+
+def _task(located: Located, path: tuple[str | int, ...], catalogue: dict[str, TaskSpec]) -> TaskSpec:
+    """A task entry with keys: the catalogue fills what the entry leaves out; own items must be readable."""
+    entry = located.data[path[0]][path[1]]
+    if not isinstance(entry, dict) or not isinstance(entry.get("task"), str):
+        raise located.error(path, "expected a task name or keys with at least `task`.")
+    base = catalogue[entry["task"]].model_dump(exclude_unset=True) if entry["task"] in catalogue else {}
+    merged = {**base, **entry}
+    modes: list[Mode] = merged.get("modes") or []
+    if isinstance(merged.get("max_gen_toks"), int):
+        merged["max_gen_toks"] = dict.fromkeys(modes, merged["max_gen_toks"])
+    located.data[path[0]][path[1]] = merged
+    spec = validate(located, path, TaskSpec)
+    if not NAME.fullmatch(spec.task):
+        raise located.error((*path, "task"), f"task name '{spec.task}' may hold letters, digits and . _ - + only.")
+    if not 0 < spec.margin < 0.5:
+        raise located.error((*path, "margin"), f"margin must lie between 0 and 0.5 (found: {spec.margin}).")
+    if spec.items is not None:
+        file = (Path(located.source).parent / Path(spec.items).expanduser()).resolve()
+        tasks.read_items(file)
+        spec = spec.model_copy(update={"items": str(file)})
+    return spec
+
+
+def parse_duration(text: str | float | None) -> float | None:
+    """Seconds in `90`, `90s`, `15m`, `2h`; None stays None. SuiteError for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(text).strip())
+    if match is None:
+        raise SuiteError(f"'{text}' is not a duration; write 90, 90s, 15m or 2h.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,0 +1,143 @@
+"""Where the two halves meet: measure a suite, judge what is stored, publish it.
+
+Only this module and `cli` import both halves. The Python interface of the package (`run`, `load_run`, `Run`) is here.
+Verdicts are never stored: they are computed from the samples and the plan whenever they are asked for, so the same run
+gives the same decision as often as one likes.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.errors import CannotRunError
+from evalsuite.records import Judgement, Manifest, RunSpec, SuiteDecision
+from evalsuite.store import Store, StoredRun, read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evalsuite.runner import Reporter
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stored run, for programs."""
+
+    stored: StoredRun
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.stored.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was asked, planned and done."""
+        return self.stored.manifest
+
+    def samples(self) -> "pd.DataFrame":
+        """One row an item; columns as `records.SAMPLE_COLUMNS`."""
+        return self.stored.samples()
+
+    def judgement(self) -> Judgement:
+        """Everything concluded from the run."""
+        return judge(self.stored, Store(self.path.parent))
+
+    def decisions(self) -> tuple[SuiteDecision, ...]:
+        """One decision a candidate and mode."""
+        return self.judgement().decisions
+
+    def measurements(self) -> list[dict[str, Any]]:
+        """Throughput, memory and energy windows; empty where no bench was run."""
+        files = sorted(self.path.glob("cells/*/measurements.json"))
+        return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run folder; CannotRunError or SchemaError if it is none that this version reads."""
+    folder = Path(path)
+    if not (folder / "manifest.json").is_file():
+        raise CannotRunError(f"{folder}: no manifest.json here; a run is a folder inside the results folder.")
+    return Run(StoredRun(folder, read_manifest(folder / "manifest.json")))
+
+
+class Silent:
+    """A `runner.Reporter` that says nothing."""
+
+    def start(self, total: dict[str, int], done: int) -> None:
+        """Nothing."""
+
+    def cell(self, cell: Any, n_items: int) -> None:
+        """Nothing."""
+
+    def advance(self, cell: Any, n_items: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what."""
+
+    results: Path = Path("results")
+    max_time_s: float | None = None
+    interrupted: Callable[[], bool] = lambda: False
+    reporter: "Reporter | None" = None
+    command: str | None = None
+
+
+def run(spec: RunSpec, options: Options | None = None, *, resume: StoredRun | None = None) -> Run:
+    """Measure one `RunSpec` (see `spec.resolve`) into the store, or continue a stored run; returns the run."""
+    from evalsuite import runner
+
+    options = options or Options()
+    deadline = None if options.max_time_s is None else time.monotonic() + options.max_time_s
+
+    def stop() -> bool:
+        return options.interrupted() or (deadline is not None and time.monotonic() >= deadline)
+
+    job = runner.Job(Store(options.results), options.reporter or Silent(), stop, options.command)
+    return Run(runner.run(spec, job, resume))
+
+
+def judge(stored: StoredRun, store: Store) -> Judgement:
+    """Judge one run, each decision numbered among the attempts at the same question in its store."""
+    from evalsuite.judge import judge_run
+
+    judged = judge_run(stored.manifest, stored.samples())
+    earlier = [run.manifest for run in store.runs() if run.manifest.created <= stored.manifest.created]
+    asked = [question(m, arm.id) for m in earlier for arm in m.spec.candidates if m.run_id != stored.manifest.run_id]
+    decisions = tuple(
+        decision.model_copy(
+            update={"attempt": 1 + asked.count(question(stored.manifest, decision.pooled.subject.candidate))}
+        )
+        for decision in judged.decisions
+    )
+    return judged.model_copy(update={"decisions": decisions})
+
+
+def question(manifest: Manifest, candidate: str) -> str:
+    """What two runs must share to be attempts at the same question: models, recipes, items and plans."""
+    spec = manifest.spec
+    arms = [spec.arm(arm).model_dump(mode="json", exclude={"id"}) for arm in (spec.baseline, candidate)]
+    plans = {name: plan.model_dump(mode="json") for name, plan in manifest.plans.items()}
+    tasks = [task.model_dump(mode="json") for task in spec.tasks]
+    return hashlib.sha256(json.dumps([arms, plans, tasks], sort_keys=True).encode()).hexdigest()
+
+
+def publish(results: Path, out: Path | None = None) -> Path:
+    """Judge every run of a store and build the site; returns its start page."""
+    from evalsuite.publish import JudgedRun, build_site
+
+    store = Store(results)
+    runs: Sequence[StoredRun] = store.runs()
+    judged = [JudgedRun(manifest=r.manifest, judgement=judge(r, store), samples=r.samples) for r in runs]
+    site = out or results / "site"
+    build_site(judged, site)
+    return site / "index.html"
