@@ -188,7 +188,7 @@ def verdict(
 
     store = Store(results)
     stored = store.run(run_id)
-    judgement = workflow.judge(stored, store)
+    judgement = workflow.judge(stored, store.runs())
     if as_json:
         _print_json({"run": judgement.model_dump(mode="json")})
     else:

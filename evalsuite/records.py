@@ -44,17 +44,21 @@ class Quant(Noun):
 
     element: Literal["e4m3", "e5m2", "e4m3fnuz", "e2m1", "e2m3", "e3m2", "hif8", "int8"]
     """Number format of the elements."""
-    scale: Literal["fp32", "ue8m0"]
-    """Number format of the scales. UE8M0 is a power of two."""
+    scale: Literal["fp32", "ue8m0", "e4m3", "unit"]
+    """Number format of the scales. UE8M0 is a power of two; `e4m3` is NVFP4's pair of an E4M3 scale a block and an FP32
+    scale a tensor; `unit` is the constant 1 of an uncalibrated KV cache."""
     rounding: Literal["none", "ceil", "floor", "even", "ceil-element", "floor-x2"]
-    """How amax becomes a power of two; `none` for FP32 scales. `ceil` is torchao's RCEIL, `floor` the OCP rule."""
+    """How amax becomes a power of two; `none` for all other scales. `ceil` is torchao's RCEIL, `floor` the OCP rule."""
     block: tuple[int, int]
     """Rows x columns (of the matrix with the reduction dimension last) that share one scale; -1 means all."""
     amax_floor: float = 1e-4
     """Smallest amax used for a scale (DeepSeek's kernels: 1e-4)."""
 
 
-DEFAULT_EXCLUDE = ("lm_head", "embed_tokens", r".*norm.*", r".*router.*", r".*\.gate", r"visual\..*", r"mtp\..*")
+DEFAULT_EXCLUDE = (
+    "lm_head", "embed_tokens", r".*norm.*", r".*router.*", r".*\.gate", r".*\.shared_expert_gate", r"visual\..*",
+    r"(vision|audio)_tower\..*", r"mtp\..*",
+)  # fmt: skip
 """Modules left in BF16, as regular expressions on whole module names or any dotted tail of them (DeepSeek-V3's
 convention; `gate` is a router, `gate_proj` is not)."""
 
@@ -68,6 +72,8 @@ class Recipe(Noun):
     compute: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of everything that is not quantised."""
     weights: Quant | None = None
+    weights_via: Quant | None = None
+    """Weights are quantised and dequantised by this first: a checkpoint in one format converted to another."""
     activations: Quant | None = None
     kv_cache: Quant | None = None
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE

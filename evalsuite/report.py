@@ -8,22 +8,37 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evalsuite.records import Decision, Judgement, Manifest, SuiteDecision
+from evalsuite.records import Decision, Finding, Judgement, Manifest, SuiteDecision
 
 MARKS = {"SAFE": "✔", "UNSAFE": "✖", "INCONCLUSIVE": "◐", "INVALID": "⚠"}
 
 
 def judgement_view(manifest: Manifest, judgement: Judgement) -> RenderableType:
-    """Sentence, gates and findings of each decision of a run."""
+    """Sentence and gates of each decision of a run, then every reason to distrust it, once."""
     head = f"\n{manifest.run_id}  ({manifest.spec.name}, {manifest.spec.model.id})"
     parts: list[RenderableType] = [Text(head, "bold")]
     for decision in judgement.decisions:
         parts += [Text(f"\n{MARKS[decision.verdict]} {decision.sentence}"), _gates(decision)]
-        parts += [Text(f"  {f.severity}: {f.code}: {f.message}", "dim") for f in decision.findings]
-    parts += [Text(f"  {f.severity}: {f.code}: {f.message}", "dim") for f in judgement.findings]
     if not judgement.decisions:
         parts.append(Text(f"{MARKS[judgement.verdict]} {judgement.verdict}: nothing to judge in this run."))
-    return Group(*parts)
+    return Group(*parts, *_findings(judgement))
+
+
+def _findings(judgement: Judgement) -> list[RenderableType]:
+    where: dict[Finding, list[str]] = {}
+    for finding in judgement.findings:
+        where.setdefault(finding, [])
+    for decision in judgement.decisions:
+        subject = decision.pooled.subject
+        for finding in decision.findings:
+            where.setdefault(finding, []).append(f"{subject.candidate} {subject.mode}")
+    if not where:
+        return []
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False, title_justify="left")
+    for finding, subjects in where.items():
+        concerned = f" ({', '.join(subjects)})" if subjects else ""
+        table.add_row(Text(finding.code, "dim"), Text(finding.message + concerned, "dim"))
+    return [Text("\nto keep in mind", "dim"), table]
 
 
 def _gates(decision: SuiteDecision) -> Table:

@@ -88,8 +88,8 @@ def _manifest(spec: RunSpec, workloads: Sequence[Workload], engine: Engine, comm
             )
     digest = spec.digest()
     return Manifest(
-        run_id=f"{now:%Y%m%dT%H%M%S}-{spec.name}-{_short(engine.model.id)}-{digest[:6]}",
-        created=now.isoformat(timespec="seconds"), status="running", spec=spec, spec_sha256=digest,
+        run_id=f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}-{spec.name}-{_short(engine.model.id)}-{digest[:6]}",
+        created=now.isoformat(timespec="milliseconds"), status="running", spec=spec, spec_sha256=digest,
         plans=_plans(spec, workloads), items={f"{w.spec.task}.{w.mode}": tuple(i.item_hash for i in w.items)
                                               for w in workloads},
         machine=machine.facts(), software=software, cells=cells, command=command,

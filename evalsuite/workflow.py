@@ -45,7 +45,7 @@ class Run:
 
     def judgement(self) -> Judgement:
         """Everything concluded from the run."""
-        return judge(self.stored, Store(self.path.parent))
+        return judge(self.stored, Store(self.path.parent).runs())
 
     def decisions(self) -> tuple[SuiteDecision, ...]:
         """One decision a candidate and mode."""
@@ -106,12 +106,12 @@ def run(spec: RunSpec, options: Options | None = None, *, resume: StoredRun | No
     return Run(runner.run(spec, job, resume))
 
 
-def judge(stored: StoredRun, store: Store) -> Judgement:
-    """Judge one run, each decision numbered among the attempts at the same question in its store."""
+def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:
+    """Judge one run, each decision numbered among the attempts at the same question in its store (`runs`)."""
     from evalsuite.judge import judge_run
 
     judged = judge_run(stored.manifest, stored.samples())
-    earlier = [run.manifest for run in store.runs() if run.manifest.created <= stored.manifest.created]
+    earlier = [run.manifest for run in runs if run.manifest.created <= stored.manifest.created]
     asked = [question(m, arm.id) for m in earlier for arm in m.spec.candidates if m.run_id != stored.manifest.run_id]
     decisions = tuple(
         decision.model_copy(
@@ -135,9 +135,8 @@ def publish(results: Path, out: Path | None = None) -> Path:
     """Judge every run of a store and build the site; returns its start page."""
     from evalsuite.publish import JudgedRun, build_site
 
-    store = Store(results)
-    runs: Sequence[StoredRun] = store.runs()
-    judged = [JudgedRun(manifest=r.manifest, judgement=judge(r, store), samples=r.samples) for r in runs]
+    runs = Store(results).runs()
+    judged = [JudgedRun(manifest=run.manifest, judgement=judge(run, runs)) for run in runs]
     site = out or results / "site"
     build_site(judged, site)
     return site / "index.html"

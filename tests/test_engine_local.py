@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from evalsuite.engines import GenerateRequest, ScoreRequest
+from evalsuite.engines.local import LocalEngine
+from evalsuite.engines.models import eos_ids, locate, weights_sha256
+from evalsuite.errors import CannotRunError
+from evalsuite.precision.recipes import RECIPES
+from evalsuite.records import Arm, ModelRef
+
+PROMPTS = ["1 + 1 =", "Sort these words: pear, apple.", "Question: who?\nAnswer:", "x", "Compute 12 - 5 + 3 - 4 * 2."]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> LocalEngine:
+    return LocalEngine(ModelRef(id=str(tiny_model)), {})
+
+
+def arm(engine: LocalEngine, recipe: str = "fp32") -> Arm:
+    return Arm(id=recipe, model=engine.model, recipe=RECIPES[recipe])
+
+
+def requests(engine: LocalEngine, max_new: int = 20, stop: tuple[str, ...] = ()) -> list[GenerateRequest]:
+    return [GenerateRequest(tuple(engine.tokenizer.encode(p)), max_new, stop) for p in PROMPTS]
+
+
+def test_greedy_text_in_fp32_equals_generate_one_by_one(engine: LocalEngine, tiny_model: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    with engine.open(arm(engine)) as session:
+        made = session.generate(requests(engine))
+    for request, ours in zip(requests(engine), made, strict=True):
+        ids = torch.tensor([request.prompt])
+        theirs = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=list(engine.eos))[0, ids.shape[1] :]
+        expected = [t for t in theirs.tolist() if t not in engine.eos]
+
+        assert list(ours.tokens) == expected
+        assert ours.finish_reason == ("eos" if len(expected) < 20 else "length")
+
+
+def test_log_likelihoods_in_fp32_equal_a_plain_forward_pass(engine: LocalEngine, tiny_model: Path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    asked = [ScoreRequest((5, 6, 7, 8), (9,)), ScoreRequest((11,), (12, 13, 14)), ScoreRequest((1, 2, 3, 4, 5, 6), (7, 8))]
+    with engine.open(arm(engine)) as session:
+        made = session.score(asked)
+    for request, ours in zip(asked, made, strict=True):
+        ids = torch.tensor([request.context + request.continuation])
+        logp = model(ids).logits.log_softmax(-1)[0, len(request.context) - 1 : -1]
+        expected = sum(logp[i, t].item() for i, t in enumerate(request.continuation))
+
+        assert ours.loglikelihood == pytest.approx(expected, abs=2e-5)
+        assert ours.greedy == all(logp[i].argmax().item() == t for i, t in enumerate(request.continuation))
+
+
+def test_scoring_in_bf16_takes_the_log_softmax_in_fp32(engine: LocalEngine):
+    asked = [ScoreRequest((5, 6, 7), (t,)) for t in range(20, 60)]
+    with engine.open(arm(engine, "bf16")) as session:
+        values = [s.loglikelihood for s in session.score(asked)]
+        realised = session.realised
+
+    assert realised.logits_dtype == "float32"
+    assert any(v != torch.tensor(v).bfloat16().item() for v in values)  # not on BF16's grid
+
+
+def test_a_stop_string_ends_the_row_and_only_behind_the_thought_where_one_is_asked_for(engine: LocalEngine):
+    with engine.open(arm(engine)) as session:
+        free = session.generate(requests(engine, 40))
+        letter = next(c for c in free[1].text[4:] if c.isalpha())
+        stopped = session.generate(requests(engine, 40, (letter,)))[1]
+        asked = [GenerateRequest(r.prompt, 40, (letter,), "</think>") for r in requests(engine)]
+        behind = session.generate(asked)[1]
+
+    assert stopped.finish_reason == "stop"
+    assert letter in stopped.text
+    assert free[1].text.startswith(stopped.text)
+    assert len(stopped.tokens) < len(free[1].tokens)
+    assert ("</think>" in free[1].text) or behind.tokens == free[1].tokens
+
+
+def test_the_same_group_gives_the_same_bits_twice(engine: LocalEngine):
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        first, second = session.generate(requests(engine)), session.generate(requests(engine))
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        third = session.generate(requests(engine))
+
+    assert first == second == third
+
+
+def test_arms_share_one_master_and_leave_it_untouched(engine: LocalEngine):
+    with engine.open(arm(engine, "bf16")) as session:
+        before = session.score([ScoreRequest((5, 6), (7, 8))])
+    with engine.open(arm(engine, "fp8-e4m3")) as session:
+        quantised = session.score([ScoreRequest((5, 6), (7, 8))])
+    with engine.open(arm(engine, "bf16")) as session:
+        after = session.score([ScoreRequest((5, 6), (7, 8))])
+
+    assert before == after != quantised
+
+
+def test_a_model_that_names_no_end_token_gets_the_tokenizers_or_is_refused(tmp_path: Path):
+    class Tokenizer:
+        eos_token_id: int | None = 3
+
+    (tmp_path / "config.json").write_text("{}")
+    assert eos_ids(tmp_path, Tokenizer()) == (3,)
+    Tokenizer.eos_token_id = None
+    with pytest.raises(CannotRunError, match="end-of-sequence"):
+        eos_ids(tmp_path, Tokenizer())
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8]}))
+    assert eos_ids(tmp_path, Tokenizer()) == (7, 8)
+
+
+def test_a_missing_model_says_what_to_do(tmp_path: Path):
+    with pytest.raises(CannotRunError, match="does not exist"):
+        locate(ModelRef(id=str(tmp_path / "absent")))
+    with pytest.raises(CannotRunError, match="no config.json"):
+        locate(ModelRef(id=str(tmp_path)))
+    with pytest.raises(CannotRunError, match="neither a local folder nor to be had from the hub"):
+        locate(ModelRef(id="no-such-organisation/no-such-model"))
+
+
+def test_the_weight_hash_changes_with_the_weights_and_the_configuration(tiny_model: Path, tmp_path: Path):
+    import shutil
+
+    copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+    assert weights_sha256(copy) == weights_sha256(tiny_model)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    assert weights_sha256(copy) != weights_sha256(tiny_model)
