@@ -109,17 +109,13 @@ def run(spec: RunSpec, options: Options | None = None, *, resume: StoredRun | No
 def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:
     """Judge one run, each decision numbered among the attempts at the same question in its store (`runs`)."""
     from evalsuite.judge import judge_run
+    from evalsuite.judge.pairing import COLUMNS
 
-    judged = judge_run(stored.manifest, stored.samples())
-    earlier = [run.manifest for run in runs if run.manifest.created <= stored.manifest.created]
-    asked = [question(m, arm.id) for m in earlier for arm in m.spec.candidates if m.run_id != stored.manifest.run_id]
-    decisions = tuple(
-        decision.model_copy(
-            update={"attempt": 1 + asked.count(question(stored.manifest, decision.pooled.subject.candidate))}
-        )
-        for decision in judged.decisions
-    )
-    return judged.model_copy(update={"decisions": decisions})
+    own = stored.manifest
+    earlier = [run.manifest for run in runs if run.manifest.created < own.created]
+    asked = [question(manifest, arm.id) for manifest in earlier for arm in manifest.spec.candidates]
+    attempts = {arm.id: 1 + asked.count(question(own, arm.id)) for arm in own.spec.candidates}
+    return judge_run(own, stored.samples(list(COLUMNS)), attempts)
 
 
 def question(manifest: Manifest, candidate: str) -> str:

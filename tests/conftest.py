@@ -25,9 +25,9 @@ def data() -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 of random weights (2 layers, 128 wide) with the reference tokenizer: answers noise, in milliseconds."""
     import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     from evalsuite import resources
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny_model")
     tokenizer = AutoTokenizer.from_pretrained(resources.reference_model())

@@ -52,9 +52,12 @@ def spec(**changes) -> RunSpec:
     arms = [Arm(id=r.id, model=model, recipe=r) for r in (BF16, FP8, UE8M0)]
     arms.append(Arm(id="bf16@aa", model=model, recipe=BF16, noise_floor=True))
     tasks = [TaskSpec(task=name, metric="exact_match", filter="answer", modes=("direct", "thinking"),
-                      role="certify" if name == "ref_chain_sum" else "monitor", margin=0.05) for name in TASKS]  # fmt: skip
-    fields = {"name": "reference", "model": model, "arms": tuple(arms), "baseline": "bf16", "tasks": tuple(tasks),
-              "decision": DecisionSpec(margin=0.02), "sampling": {"direct": Sampling(), "thinking": Sampling()}}  # fmt: skip
+                      role="certify" if name == "ref_chain_sum" else "monitor", margin=0.05)
+             for name in TASKS]  # fmt: skip
+    fields = {
+        "name": "reference", "model": model, "arms": tuple(arms), "baseline": "bf16", "tasks": tuple(tasks),
+        "decision": DecisionSpec(margin=0.02), "sampling": {"direct": Sampling(), "thinking": Sampling()},
+    }  # fmt: skip
     return RunSpec(**(fields | changes))
 
 
@@ -68,7 +71,7 @@ def decision(subject: Subject, table: PairCounts, margin: float, role: str = "mo
     plan = Plan(margin=margin, role=role, n_planned=table.n)
     if not table.n:
         return Decision(subject=subject, plan=plan, counts=table, verdict="INVALID", reasons=("NO_DATA",), n=0,
-                        accuracy_base=None, accuracy_cand=None, delta=None, psi=None, ci=(-1.0, 1.0), ci_kind="score",
+                        accuracy_base=None, accuracy_cand=None, delta=None, psi=None, ci=(-1.0, 1.0), ci_kind="none",
                         p_safe=1.0, p_unsafe=1.0)  # fmt: skip
     n, delta = table.n, (table.n01 - table.n10) / table.n
     error = math.sqrt((table.n01 + table.n10 + 1) / (n + 2) - delta**2) / math.sqrt(n)
@@ -104,10 +107,13 @@ def suite_decision(run: RunSpec, candidate: str, mode: str, noise: bool = True) 
 
 def sentence(run: RunSpec, candidate: str, pooled: Decision, verdict: Verdict) -> str:
     label, points = run.arm(candidate).recipe.label, f"{100 * (pooled.delta or 0):+.1f}"
-    ends = {"SAFE": "That rules out a loss of 2 points.", "UNSAFE": "The loss is larger than allowed.",
-            "INCONCLUSIVE": "A loss of 2 points cannot be ruled out."}  # fmt: skip
-    return (f"On new items like these {pooled.n:,}, {label} changes accuracy by {points} points against BF16 "
-            f"(90 % interval {100 * pooled.ci[0]:+.1f} to {100 * pooled.ci[1]:+.1f}). {ends.get(verdict, '')}")  # fmt: skip
+    ends = {"SAFE": "a change that really loses 2.0 points would get SAFE in at most 5 of 100 runs",
+            "UNSAFE": "a change that really loses 2.0 points would get UNSAFE in at most 5 of 100 runs",
+            "INCONCLUSIVE": "about 2,929 more items (sequential design) would show SAFE if nothing changed",
+            "INVALID": "no item was answered by both arms"}  # fmt: skip
+    return (f"{verdict}: on new items like these {pooled.n:,} ({pooled.subject.mode} mode), {label} changes accuracy "
+            f"by {points} points [{100 * pooled.ci[0]:+.1f}, {100 * pooled.ci[1]:+.1f}] (90 %) against BF16; "
+            f"{ends[verdict]}.")  # fmt: skip
 
 
 def summary(arm: str, task: str | None, mode: str, n: int, right: int, **changes) -> ArmSummary:
@@ -152,13 +158,16 @@ def cells(run: RunSpec) -> dict[str, CellRecord]:
     return found
 
 
+def hashes(task: str) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(f"{task}{place}".encode()).hexdigest()[:16] for place in range(TASKS.get(task, 300)))
+
+
 def sample_run(run: RunSpec | None = None, noise: bool = True, **changes) -> JudgedRun:
     """A finished run of the reference suite; `changes` replace fields of its manifest."""
     run = run or spec()
     pairs = [(arm.id, mode) for arm in run.candidates for mode in ("direct", "thinking")]
     decisions = [suite_decision(run, arm, mode, noise) for arm, mode in pairs]
-    items = {f"{t.task}.{m}": tuple(hashlib.sha256(f"{t.task}{i}".encode()).hexdigest()[:16]
-                                    for i in range(TASKS.get(t.task, 300))) for t in run.tasks for m in t.modes}  # fmt: skip
+    items = {f"{task.task}.{mode}": hashes(task.task) for task in run.tasks for mode in task.modes}
     fields = {
         "run_id": "20261124-054400-reference-a1b2", "created": "2026-11-24T05:44:00Z", "status": "done", "spec": run,
         "spec_sha256": run.digest() * 4, "plans": {}, "items": items, "cells": cells(run),

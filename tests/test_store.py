@@ -7,7 +7,16 @@ import pytest
 from evalsuite.errors import CannotRunError, RefusedError, SchemaError, UsageError
 from evalsuite.precision.recipes import RECIPES
 from evalsuite.records import (
-    SAMPLE_COLUMNS, SCHEMA, Arm, Cell, CellRecord, DecisionSpec, Manifest, ModelRef, RunSpec, Sampling,
+    SAMPLE_COLUMNS,
+    SCHEMA,
+    Arm,
+    Cell,
+    CellRecord,
+    DecisionSpec,
+    Manifest,
+    ModelRef,
+    RunSpec,
+    Sampling,
 )  # fmt: skip
 from evalsuite.store import Store, read_journal, read_manifest
 

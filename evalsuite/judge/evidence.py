@@ -21,7 +21,8 @@ from scipy.special import ndtr
 from evalsuite.judge.exact import FloatArray, check_alpha, check_margin, settled_p, tango_ci
 from evalsuite.judge.means import MIN_ITEMS, recovery_z, t_paired
 from evalsuite.judge.pairing import Scores
-from evalsuite.judge.sequential import design_mixture, log_e_scores, log_e_wor, log_e_weighted, lowest_kept
+from evalsuite.judge.power import n_zero_discordance
+from evalsuite.judge.sequential import design_mixture, log_e_scores, log_e_weighted, log_e_wor, lowest_kept
 from evalsuite.records import PairCounts, Plan
 
 CI_ALPHA = 0.05
@@ -73,7 +74,7 @@ def _plus(counts: PairCounts, n11: int = 0, n10: int = 0, n01: int = 0, n00: int
 
 
 def weigh(counts: PairCounts, plan: Plan, scores: Scores | None = None) -> Evidence:
-    """Weigh a table of at least one item. `scores`: needed for k samples an item and for drawing without replacement."""
+    """Weigh a table of at least one item. `scores`: for k samples an item and for drawing without replacement."""
     low, high = at_worst(counts), at_best(counts)
     sampled = scores is not None and scores.repeats > 1
     if plan.design == "sequential":
@@ -84,14 +85,23 @@ def weigh(counts: PairCounts, plan: Plan, scores: Scores | None = None) -> Evide
         return _known(low, high, plan)
     ci = (tango_ci(low.n10, low.n01, low.n)[0], tango_ci(high.n10, high.n01, high.n)[1])
     if plan.relative is not None:
-        z_low = recovery_z(low.n11, low.n01, low.n10, low.n00, plan.relative)
-        z_high = recovery_z(high.n11, high.n01, high.n10, high.n00, plan.relative)
-        return Evidence(float(ndtr(-z_low)), float(ndtr(z_high)), ci, "score", "asymptotic")
+        return _recover(low, high, plan, ci)
     return Evidence(
         settled_p(low.n10, low.n01, low.n, plan.margin, "safe", alpha=plan.alpha_safe),
         settled_p(high.n10, high.n01, high.n, plan.margin, "unsafe", alpha=plan.alpha_unsafe),
         ci, "score", "finite-sample",
     )  # fmt: skip
+
+
+def _recover(low: PairCounts, high: PairCounts, plan: Plan, ci: tuple[float, float]) -> Evidence:
+    """Score tests of the ratio. Asymptotic, so SAFE also needs the items without which no valid test could say it."""
+    r = plan.relative or 1.0
+    z_low = recovery_z(low.n11, low.n01, low.n10, low.n00, r)
+    z_high = recovery_z(high.n11, high.n01, high.n10, high.n00, r)
+    p_safe, margin = float(ndtr(-z_low)), (1 - r) * (low.n11 + low.n10) / low.n
+    if not 0 < margin < 0.5 or low.n < n_zero_discordance(margin, plan.alpha_safe):
+        p_safe = 1.0
+    return Evidence(p_safe, float(ndtr(z_high)), ci, "score", "asymptotic")
 
 
 def _known(low: PairCounts, high: PairCounts, plan: Plan) -> Evidence:

@@ -26,10 +26,11 @@ from evalsuite.judge.exact import FloatArray, IntArray
 from evalsuite.records import Mode, PairCounts
 
 BoolArray = NDArray[np.bool_]
+FLAGS = ("correct", "parsed", "truncated", "tie")
 
 COLUMNS = (
     "task", "item_hash", "prompt_hash", "arm", "mode", "repeat", "position", "correct", "parsed", "truncated",
-    "n_output_tokens", "choice_loglikelihoods", "gold_loglikelihood", "tie",
+    "n_output_tokens", "choice_loglikelihoods", "tie",
 )  # fmt: skip
 """Columns of `samples.parquet` that judging reads; loading only these keeps the texts out of memory."""
 
@@ -40,12 +41,12 @@ class Column:
 
     mean: FloatArray
     """Share of repeats answered rightly; NaN where the item has no answer."""
-    right: BoolArray
-    """First repeat answered rightly (False without an answer)."""
-    parsed: BoolArray
-    """First repeat parsed (False without an answer)."""
+    first: dict[str, BoolArray]
+    """`correct`, `parsed`, `truncated`, `tie` of the first repeat (False without an answer)."""
     prompt: IntArray
     """Code of the prompt hash; -1 without an answer."""
+    tokens: FloatArray
+    """Output tokens of the first repeat; NaN where unknown."""
     open: BoolArray
     """Not answered as often as planned because the arm's cell has not ended."""
     repeats: int
@@ -116,7 +117,7 @@ def lay_out(
 ) -> Grid:
     """Lay the samples of one mode out by planned item.
 
-    `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (the log-likelihood columns may be
+    `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (`choice_loglikelihoods` may be
     absent), of any modes and arms, in any order. `open_cells`: (arm, task) -> planned repeats, for cells that have not
     ended.
     """
@@ -157,11 +158,10 @@ def _columns(rows: pd.DataFrame, item: IntArray, owed: dict[str, IntArray]) -> d
     """Split rows by arm. `item`: place in the grid for each row, -1 where unplanned."""
     answered = (item >= 0) & finite(rows)
     codes, names = pd.factorize(rows["arm"])
-    values = {
-        "item": item, "prompt": pd.factorize(rows["prompt_hash"])[0].astype(np.int64),
-        "repeat": rows["repeat"].to_numpy(np.int64), "position": rows["position"].to_numpy(np.int64),
-        "correct": _flags(rows["correct"]), "parsed": _flags(rows["parsed"]),
-    }  # fmt: skip
+    values: dict[str, NDArray[Any]] = {name: _flags(rows[name]) for name in FLAGS}
+    values |= {name: rows[name].to_numpy(np.int64) for name in ("repeat", "position")}
+    values["item"], values["prompt"] = item, pd.factorize(rows["prompt_hash"])[0].astype(np.int64)
+    values["tokens"] = pd.to_numeric(rows["n_output_tokens"]).to_numpy(np.float64, na_value=np.nan)
     arms = [str(name) for name in names]
     columns = {}
     for arm in dict.fromkeys([*arms, *owed]):
@@ -181,22 +181,32 @@ def _column(rows: dict[str, NDArray[Any]], owed: IntArray) -> Column:
     fresh = new_item | (np.diff(repeat, prepend=-1) != 0)
     tries = np.bincount(item[fresh], minlength=n)
     wins = np.bincount(item[fresh], weights=rows["correct"][fresh].astype(np.float64), minlength=n)
-    right, parsed, prompt = np.zeros(n, bool), np.zeros(n, bool), np.full(n, -1, np.int64)
-    first = item[new_item]
-    right[first], parsed[first], prompt[first] = (rows[k][new_item] for k in ("correct", "parsed", "prompt"))
-    mean = np.where(tries > 0, wins / np.maximum(tries, 1), np.nan)
-    repeats = int(tries.max()) if n else 0
-    return Column(mean, right, parsed, prompt, tries < owed, repeats, int(np.count_nonzero(~fresh)))
+
+    def place(name: str, absent: bool | float) -> NDArray[Any]:
+        """The first repeat's value for every item of the grid."""
+        out = np.full(n, absent, rows[name].dtype)
+        out[item[new_item]] = rows[name][new_item]
+        return out
+
+    return Column(
+        mean=np.where(tries > 0, wins / np.maximum(tries, 1), np.nan),
+        first={name: place(name, False) for name in FLAGS},
+        prompt=place("prompt", -1),
+        tokens=place("tokens", np.nan),
+        open=tries < owed,
+        repeats=int(tries.max()) if n else 0,
+        duplicates=int(np.count_nonzero(~fresh)),
+    )
 
 
 def _flags(column: "pd.Series[Any]") -> BoolArray:
     """A column of true, false and unknown as an array; unknown counts as false."""
-    return np.asarray(column.fillna(False).to_numpy(), dtype=bool) if column.hasnans else column.to_numpy(bool)
+    return column.to_numpy(bool) if column.dtype == bool else column.isin([True]).to_numpy(bool)
 
 
 def finite(rows: pd.DataFrame) -> BoolArray:
     """False for rows that are no answer: no `correct`, or a log-likelihood that is NaN or infinite."""
-    good: BoolArray = rows["correct"].notna().to_numpy(bool)
+    good: BoolArray = rows["correct"].notna().to_numpy(bool, copy=True)
     if "choice_loglikelihoods" not in rows:
         return good
     scored = rows["choice_loglikelihoods"].notna().to_numpy(bool)
@@ -213,8 +223,7 @@ def pair(grid: Grid, base: str, cand: str) -> Pairing:
     """Pair two arms of a grid. An arm that is not in the grid has answered nothing: all its items are missing."""
     one, two = (grid.columns.get(arm) or grid.columns[""] for arm in (base, cand))
     differ = (one.prompt >= 0) & (two.prompt >= 0) & (one.prompt != two.prompt)
-    correct = _counts(grid, one, two, one.right, two.right)
-    parsed = _counts(grid, one, two, one.parsed, two.parsed)
+    correct, parsed = _counts(grid, one, two, "correct"), _counts(grid, one, two, "parsed")
     worst = np.flatnonzero(differ)
     first = (grid.tasks[grid.task[worst[0]]], str(grid.item_hash[worst[0]])) if worst.size else None
     differing = np.bincount(grid.task[differ], minlength=len(grid.tasks))
@@ -229,8 +238,9 @@ def pair(grid: Grid, base: str, cand: str) -> Pairing:
     )
 
 
-def _counts(grid: Grid, one: Column, two: Column, a: BoolArray, b: BoolArray) -> list[dict[str, int]]:
-    """The fields of `PairCounts` for every task. `a`, `b`: what counts as right in the baseline, in the candidate."""
+def _counts(grid: Grid, one: Column, two: Column, right: str) -> list[dict[str, int]]:
+    """The fields of `PairCounts` for every task. `right`: the flag that counts as right."""
+    a, b = one.first[right], two.first[right]
     has_a, has_b, open_ = ~np.isnan(one.mean), ~np.isnan(two.mean), one.open | two.open
     both, neither = has_a & has_b & ~open_, ~(has_a | has_b | open_)
     only_a, only_b = has_a & ~has_b & ~open_, has_b & ~has_a & ~open_
@@ -238,7 +248,7 @@ def _counts(grid: Grid, one: Column, two: Column, a: BoolArray, b: BoolArray) ->
         "n": both, "n11": both & a & b, "n10": both & a & ~b, "n01": both & ~a & b, "n00": both & ~a & ~b,
         "missing_base": only_b | neither, "missing_cand": only_a | neither, "missing_both": neither,
         "base_right_cand_missing": only_a & a, "cand_right_base_missing": only_b & b, "unmeasured": open_,
-        "unparsable_base": both & ~one.parsed, "unparsable_cand": both & ~two.parsed,
+        "unparsable_base": both & ~one.first["parsed"], "unparsable_cand": both & ~two.first["parsed"],
     }  # fmt: skip
     table = {name: np.bincount(grid.task[mask], minlength=len(grid.tasks)) for name, mask in masks.items()}
     return [{name: int(column[i]) for name, column in table.items()} for i in range(len(grid.tasks))]

@@ -10,15 +10,15 @@ not whole (INCONCLUSIVE, and no test is made: looking before the end would spend
 baseline too near chance (NO_SIGNAL) cannot be SAFE: it has nothing to lose. A proven loss stays UNSAFE even there.
 """
 
-import math
+import numpy as np
 
 from evalsuite.errors import RefusedError
 from evalsuite.judge.evidence import Evidence, check_plan, weigh
 from evalsuite.judge.exact import mcnemar_exact
+from evalsuite.judge.outlook import Case, finite, margin, more, open_question, psi
 from evalsuite.judge.pairing import Scores
-from evalsuite.judge.power import certifiable_margin, forecast_more, n_required, n_zero_discordance, planning_psi
-from evalsuite.judge.sequential import design_mixture
-from evalsuite.judge.words import beyond, count, limit, p_value, percent, points
+from evalsuite.judge.power import certifiable_margin, n_required
+from evalsuite.judge.words import beyond, limit, p_value, percent, points
 from evalsuite.records import Decision, PairCounts, Plan, Subject, Verdict
 
 MISSING_LIMIT = 0.02
@@ -41,77 +41,69 @@ def decide(counts: PairCounts, plan: Plan, subject: Subject = SOMEONE, scores: S
     """
     check_plan(plan)
     _check_table(counts)
-    share = _missing_share(counts)
-    if share > MISSING_LIMIT:
-        return invalid(counts, plan, subject, _missing_reason(counts))
-    unmeasured = _unmeasured(counts, plan)
+    case = Case(counts, plan, subject, scores)
+    if _missing_share(counts) > MISSING_LIMIT:
+        return _decision(case, "INVALID", (_missing_reason(counts),), NO_EVIDENCE)
     if counts.n == 0:
-        why = ("no item has been answered by both arms", "NO_DATA")
-        return _decision(counts, plan, subject, "INCONCLUSIVE", why, NO_EVIDENCE)
+        return _decision(case, "INCONCLUSIVE", ("no item was answered by both arms", "NO_DATA"), NO_EVIDENCE)
+    unmeasured = _unmeasured(counts, plan)
     if plan.design == "fixed" and unmeasured > 0:
-        done = counts.n + _single(counts)
-        why = (f"plan not complete: {done:,} of {done + unmeasured:,} items; resume the run to complete it",)
-        return _decision(counts, plan, subject, "INCONCLUSIVE", why, NO_EVIDENCE)
+        whole = _answered(counts) + unmeasured
+        why = f"plan not complete: {counts.n:,} of {whole:,} items; resume the run to complete it"
+        return _decision(case, "INCONCLUSIVE", (why,), NO_EVIDENCE)
     if plan.design == "fixed" and plan.n_planned is not None and counts.n > plan.n_planned:
         raise RefusedError(
             f"{counts.n:,} items under a fixed plan of {plan.n_planned:,}: a fixed test is made once. "
             "Use the sequential design, or a fresh plan on new items."
         )
-    return _conclude(counts, plan, subject, scores)
+    return _conclude(case)
 
 
 def invalid(counts: PairCounts, plan: Plan, subject: Subject, *reasons: str) -> Decision:
     """A decision that the data cannot carry a verdict; no test is made and no interval given."""
-    return _decision(counts, plan, subject, "INVALID", reasons, NO_EVIDENCE)
+    return _decision(Case(counts, plan, subject), "INVALID", reasons, NO_EVIDENCE)
 
 
-def _conclude(counts: PairCounts, plan: Plan, subject: Subject, scores: Scores | None) -> Decision:
+def _conclude(case: Case) -> Decision:
     """Weigh the evidence and say what it shows."""
-    evidence = weigh(counts, plan, scores)
-    chance_reason = _no_signal(counts, plan)
-    reasons: tuple[str, ...]
+    counts, plan = case.counts, case.plan
+    evidence = weigh(counts, plan, case.scores)
+    silent = _no_signal(case)
+    verdict: Verdict = "INCONCLUSIVE"
+    reasons: tuple[str, ...] = open_question(case, evidence)
     if evidence.p_unsafe <= plan.alpha_unsafe:
-        verdict: Verdict = "UNSAFE"
-        reasons = (f"{beyond(plan)} is shown ({_test(evidence)}, {p_value(evidence.p_unsafe)})",)
-    elif chance_reason is not None:
-        verdict, reasons = "INCONCLUSIVE", (chance_reason, "NO_SIGNAL")
+        verdict, reasons = "UNSAFE", (f"{beyond(plan)} is shown ({_test(evidence, evidence.p_unsafe)})",)
+    elif silent is not None:
+        reasons = (silent, "NO_SIGNAL")
     elif evidence.p_safe <= plan.alpha_safe:
-        verdict = "SAFE"
-        reasons = (f"{limit(plan)} is excluded ({_test(evidence)}, {p_value(evidence.p_safe)})",)
-    else:
-        verdict, reasons = "INCONCLUSIVE", _open_question(counts, plan, evidence)
-    if _single(counts):
-        reasons = (*reasons, f"{_missing_reason(counts)}; the interval and both tests take them at their worst")
-    return _decision(counts, plan, subject, verdict, reasons, evidence, scores)
+        verdict, reasons = "SAFE", (f"{limit(plan)} is excluded ({_test(evidence, evidence.p_safe)})",)
+    if _answered(counts) > counts.n:
+        reasons = (*reasons, f"{_missing_reason(counts)}; interval and tests take them at their worst")
+    return _decision(case, verdict, reasons, evidence)
 
 
-def _decision(
-    counts: PairCounts, plan: Plan, subject: Subject, verdict: Verdict, reasons: tuple[str, ...], evidence: Evidence,
-    scores: Scores | None = None,
-) -> Decision:  # fmt: skip
+def _decision(case: Case, verdict: Verdict, reasons: tuple[str, ...], evidence: Evidence) -> Decision:
     """Assemble the record; what does not apply stays None."""
-    n, b, c = counts.n, counts.n10, counts.n01
-    base, cand = ((counts.n11 + b) / n, (counts.n11 + c) / n) if n else (None, None)
-    delta = (c - b) / n if n else None
-    if scores is not None and scores.repeats > 1 and n:
-        paired = ~((scores.base != scores.base) | (scores.cand != scores.cand))
-        base, cand = float(scores.base[paired].mean()), float(scores.cand[paired].mean())
+    counts, plan, n = case.counts, case.plan, case.counts.n
+    base, cand = ((counts.n11 + counts.n10) / n, (counts.n11 + counts.n01) / n) if n else (None, None)
+    delta = (counts.n01 - counts.n10) / n if n else None
+    if case.scores is not None and case.scores.repeats > 1 and n:
+        paired = ~np.isnan(case.scores.base) & ~np.isnan(case.scores.cand)
+        base, cand = float(case.scores.base[paired].mean()), float(case.scores.cand[paired].mean())
         delta = cand - base
     tested = evidence is not NO_EVIDENCE
-    at_zero, at_hat = _more(counts, plan) if tested and verdict == "INCONCLUSIVE" else (None, None)
+    wanting = tested and verdict == "INCONCLUSIVE" and "NO_SIGNAL" not in reasons
+    at_zero, at_hat = more(case) if wanting else (None, None)
     return Decision(
-        subject=subject, plan=plan, counts=counts, verdict=verdict, reasons=reasons,
-        flags=_flags(counts, plan, verdict) if tested else (),
-        n=n, accuracy_base=base, accuracy_cand=cand, delta=delta, psi=(b + c) / n if n else None,
+        subject=case.subject, plan=plan, counts=counts, verdict=verdict, reasons=reasons,
+        flags=_flags(case, verdict) if tested else (),
+        n=n, accuracy_base=base, accuracy_cand=cand, delta=delta, psi=(counts.n10 + counts.n01) / n if n else None,
         ci=evidence.ci, ci_kind=evidence.ci_kind, p_safe=evidence.p_safe, p_unsafe=evidence.p_unsafe,
-        ln_e_safe=_finite(evidence.ln_e_safe), ln_e_unsafe=_finite(evidence.ln_e_unsafe),
+        ln_e_safe=finite(evidence.ln_e_safe), ln_e_unsafe=finite(evidence.ln_e_unsafe),
         n_more_at_zero=at_zero, n_more_at_hat=at_hat,
-        mde_margin=certifiable_margin(n, planning_psi(n, b + c), 0.0, plan.alpha_safe, plan.power) if n else None,
+        mde_margin=certifiable_margin(n, psi(case), 0.0, plan.alpha_safe, plan.power) if n else None,
         guarantee=evidence.guarantee,
     )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------- the table
 
 
 def _check_table(counts: PairCounts) -> None:
@@ -119,29 +111,29 @@ def _check_table(counts: PairCounts) -> None:
     cells = (counts.n11, counts.n10, counts.n01, counts.n00)
     if min(cells) < 0 or sum(cells) != counts.n:
         raise ValueError(f"not a paired table: n11, n10, n01, n00 = {cells} must be counts that sum to n = {counts.n}")
-    if not 0 <= counts.missing_both <= min(counts.missing_base, counts.missing_cand):
-        raise ValueError(
-            f"missing_both = {counts.missing_both} is counted in missing_base = {counts.missing_base} "
-            f"and in missing_cand = {counts.missing_cand} too"
-        )
+    both, base, cand = counts.missing_both, counts.missing_base, counts.missing_cand
+    if not 0 <= both <= min(base, cand):
+        raise ValueError(f"missing_both = {both} must be part of missing_base = {base} and of missing_cand = {cand}")
+    details = ((counts.base_right_cand_missing, cand - both), (counts.cand_right_base_missing, base - both))
+    if any(known is not None and not 0 <= known <= most for known, most in details):
+        raise ValueError("more right answers beside missing ones than there are missing ones")
 
 
-def _single(counts: PairCounts) -> int:
-    """Items that exactly one arm answered."""
-    return counts.missing_base + counts.missing_cand - 2 * counts.missing_both
+def _answered(counts: PairCounts) -> int:
+    """Items that at least one arm answered."""
+    return counts.n + counts.missing_base + counts.missing_cand - 2 * counts.missing_both
 
 
 def _missing_share(counts: PairCounts) -> float:
     """The larger of the two arms' shares of missing items, of all items that should have been answered."""
-    total = counts.n + _single(counts) + counts.missing_both
+    total = _answered(counts) + counts.missing_both
     return max(counts.missing_base, counts.missing_cand) / total if total else 0.0
 
 
 def _missing_reason(counts: PairCounts) -> str:
-    total = counts.n + _single(counts) + counts.missing_both
     return (
-        f"of {total:,} items {counts.missing_base:,} are missing in the baseline and {counts.missing_cand:,} in the "
-        f"candidate ({percent(_missing_share(counts))} at most; {percent(MISSING_LIMIT)} is allowed)"
+        f"of {_answered(counts) + counts.missing_both:,} items {counts.missing_base:,} are missing in the baseline and "
+        f"{counts.missing_cand:,} in the candidate ({percent(MISSING_LIMIT)} of either are allowed)"
     )
 
 
@@ -149,75 +141,36 @@ def _unmeasured(counts: PairCounts, plan: Plan) -> int:
     """Planned items that were not reached."""
     if counts.unmeasured is not None:
         return counts.unmeasured
-    done = counts.n + _single(counts) + counts.missing_both
-    return max(0, (plan.n_planned or 0) - done)
+    return max(0, (plan.n_planned or 0) - _answered(counts) - counts.missing_both)
 
 
-# ---------------------------------------------------------------------------------------------- flags and forecasts
-
-
-def _no_signal(counts: PairCounts, plan: Plan) -> str | None:
+def _no_signal(case: Case) -> str | None:
     """Why the baseline is too near chance to lose anything; None if it is not."""
-    accuracy = (counts.n11 + counts.n10) / counts.n
-    margin = plan.margin if plan.relative is None else (1 - plan.relative) * accuracy
-    needed = max(0.10, 3 * margin)
-    if accuracy - plan.chance >= needed:
+    accuracy = (case.counts.n11 + case.counts.n10) / case.counts.n
+    needed = max(0.10, 3 * margin(case))
+    if accuracy - case.plan.chance >= needed:
         return None
     return (
-        f"the baseline is right on {percent(accuracy)}, chance is {percent(plan.chance)}: "
+        f"the baseline is right on {percent(accuracy)}, chance is {percent(case.plan.chance)}: "
         f"less than {points(needed)} points above it, so a loss could not show"
     )
 
 
-def _flags(counts: PairCounts, plan: Plan, verdict: Verdict) -> tuple[str, ...]:
-    n, b, c = counts.n, counts.n10, counts.n01
-    needed = n_required(planning_psi(n, b + c), plan.margin, 0.0, plan.alpha_safe, UNDERPOWERED_BELOW)
+def _flags(case: Case, verdict: Verdict) -> tuple[str, ...]:
+    counts, plan = case.counts, case.plan
     held = {
-        "DEGRADED": mcnemar_exact(b, c) <= DEGRADED_P,
-        "NO_SIGNAL": _no_signal(counts, plan) is not None,
-        "UNDERPOWERED": verdict == "INCONCLUSIVE" and n < needed,
-        "CEILING": counts.n11 == n,
+        "DEGRADED": mcnemar_exact(counts.n10, counts.n01) <= DEGRADED_P,
+        "NO_SIGNAL": _no_signal(case) is not None,
+        "UNDERPOWERED": verdict == "INCONCLUSIVE"
+        and counts.n < n_required(psi(case), margin(case), 0.0, plan.alpha_safe, UNDERPOWERED_BELOW),
+        "CEILING": counts.n11 == counts.n,
     }
     return tuple(flag for flag, holds in held.items() if holds)
 
 
-def _more(counts: PairCounts, plan: Plan) -> tuple[float | None, float | None]:
-    """Further items until SAFE is expected, if the true change is 0 and if it is the one seen."""
-    n, b, c = counts.n, counts.n10, counts.n01
-    U, W = design_mixture(plan.margin, plan.psi_plan)
-    at_zero = forecast_more(n, b, c, plan.margin, plan.alpha_safe, U, W)
-    at_hat = forecast_more(n, b, c, plan.margin, plan.alpha_safe, U, W, delta=(c - b) / n)
-    return _finite(at_zero), _finite(at_hat)
-
-
-def _open_question(counts: PairCounts, plan: Plan, evidence: Evidence) -> tuple[str, ...]:
-    """Why the data cannot decide, and how many more items would."""
-    n, b, c, m = counts.n, counts.n10, counts.n01, plan.margin
-    reasons = [f"neither {limit(plan)} is excluded ({p_value(evidence.p_safe)}) nor a larger one shown "
-               f"({p_value(evidence.p_unsafe)})"]  # fmt: skip
-    floor = n_zero_discordance(m, plan.alpha_safe)
-    if n < floor:
-        reasons.append(f"fewer than {floor:,} items can never be SAFE at this margin, even if no answer changes")
-    at_zero, _ = _more(counts, plan)
-    if at_zero is not None:
-        fresh = n_required(planning_psi(n, b + c), m, 0.0, plan.alpha_safe, plan.power)
-        plans = f", or a fresh fixed plan of {count(fresh)} new ones," if plan.design == "fixed" else ""
-        reasons.append(f"about {count(at_zero)} more items (sequential design){plans} would show SAFE if nothing changed")
-    if (c - b) / n < -m:
-        U, W = design_mixture(m, plan.psi_plan)
-        unsafe = forecast_more(n, c, b, -m, plan.alpha_unsafe, U, W, delta=(b - c) / n)
-        if math.isfinite(unsafe):
-            reasons.append(f"about {count(unsafe)} more would show UNSAFE if the loss is the one seen")
-    return tuple(reasons)
-
-
-def _test(evidence: Evidence) -> str:
-    """Name of the test, for reasons."""
+def _test(evidence: Evidence, p: float) -> str:
+    """Name and p-value of the test, for reasons."""
     if evidence.ci_kind == "all items":
-        return "all items measured"
-    return {"finite-sample": "exact test", "anytime": "betting", "asymptotic": "approximate test"}[evidence.guarantee]
-
-
-def _finite(x: float | None) -> float | None:
-    """None for infinity: it cannot be stored, and "never" is not a number of items."""
-    return x if x is not None and math.isfinite(x) else None
+        return "all items were measured"
+    names = {"finite-sample": "exact", "anytime": "anytime-valid", "asymptotic": "approximate"}
+    return f"{names[evidence.guarantee]} {p_value(p)}"

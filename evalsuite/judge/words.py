@@ -1,13 +1,12 @@
 """Numbers and verdicts in plain English: the one place where sentences are made.
 
-A sentence says what was measured on, the change with its 90 % interval, the limit, and how often such a verdict is wrong.
+A sentence says what was measured, the change with its 90 % interval, the limit, and how often such a verdict is wrong.
 Changes and margins are printed in points (hundredths of accuracy).
 """
 
-import math
 from collections.abc import Sequence
 
-from evalsuite.records import Decision, Plan, Subject, Verdict
+from evalsuite.records import Decision, Plan, Verdict
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
@@ -30,26 +29,26 @@ def p_value(p: float) -> str:
 
 
 def count(items: float) -> str:
-    """A number of items with thousands separators, rounded up to a whole one."""
-    return f"{math.ceil(items - 1e-9):,}"
+    """A number of items, at least one, with thousands separators."""
+    return f"{max(1, round(items)):,}"
 
 
 def limit(plan: Plan) -> str:
     """The loss that SAFE excludes: `a loss of 2.0 points or more`."""
     if plan.relative is not None:
-        return f"keeping {points(plan.relative)} % of the baseline's accuracy or less"
+        return f"a fall to {points(plan.relative)} % of the baseline's accuracy or below"
     return f"a loss of {points(plan.margin)} points or more"
 
 
 def beyond(plan: Plan) -> str:
     """The loss that UNSAFE shows."""
     if plan.relative is not None:
-        return f"keeping less than {points(plan.relative)} % of the baseline's accuracy"
+        return f"a fall below {points(plan.relative)} % of the baseline's accuracy"
     return f"a loss of more than {points(plan.margin)} points"
 
 
 def comparison(decision: Decision) -> str:
-    """`on new items like these 2,000 (direct mode), X changes accuracy by -0.1 points [-0.9, +0.7] (90 %) against Y`."""
+    """What was seen: "on new items like these 2,000 (direct mode), X changes accuracy by -0.1 points against Y"."""
     subject, plan = decision.subject, decision.plan
     items = "on exactly these" if plan.estimand == "benchmark" else "on new items like these"
     if decision.delta is None:
@@ -78,18 +77,13 @@ def guarantee(decision: Decision, verdict: Verdict) -> str:
     return f"a change that really {truth} would get {verdict} in {runs}{when}"
 
 
-def subject_name(subject: Subject) -> str:
-    """`gsm8k` for a task, `all tasks` for the pool."""
-    return subject.task if subject.task is not None else "all tasks"
-
-
 def release_sentence(verdict: Verdict, reasons: Sequence[str], pooled: Decision) -> str:
     """The verdict of a suite for people, from its pooled decision and the reasons of the release rule."""
     degraded = ", DEGRADED" if verdict == "SAFE" and "DEGRADED" in pooled.flags else ""
     head = f"{verdict}{degraded}: "
     if verdict == "INVALID":
-        subject = pooled.subject
-        return f"{head}no verdict on {subject.candidate} against {subject.baseline} ({subject.mode} mode): {reasons[0]}."
+        arms = f"{pooled.subject.candidate} against {pooled.subject.baseline} ({pooled.subject.mode} mode)"
+        return f"{head}no verdict on {arms}: {reasons[0]}."
     text = head + comparison(pooled)
     if verdict == pooled.verdict and verdict in ("SAFE", "UNSAFE"):
         text += f"; {guarantee(pooled, verdict)}"
@@ -98,3 +92,8 @@ def release_sentence(verdict: Verdict, reasons: Sequence[str], pooled: Decision)
         if degraded:
             reasons = ["the drop is real, though tolerable", *reasons]
     return "; ".join([text, *(r for r in reasons if not r.isupper())]) + "."
+
+
+def again(attempt: int) -> str:
+    """What a repeated question adds to its sentence: repeating a run until it passes must be seen."""
+    return "" if attempt == 1 else f" This is attempt {attempt} at the same question."

@@ -1,0 +1,151 @@
+"""Does evalsuite give lm-eval's answers? Per item, against stock lm-eval's `hf` model on the same task files.
+
+    python benchmarks/agreement.py [--items N] [--out results/reference/agreement.json]
+
+FP32: evalsuite and stock must agree on every item (ties apart). BF16: two correct programs differ, since a BF16 result
+depends on the batch; so evalsuite's disagreement with stock is held against stock's own, batch size 1 against 64, on
+the same items. Stock runs with `softmax_dtype=float32`: its default takes the log-softmax in BF16.
+
+The model is the embedded one. Tasks: the project's own task files; generated answers in direct mode (chat template) and
+multiple choice (raw prompt), at most N items a task; in FP32 also the thinking mode, at most THINKING items a task.
+"""
+
+import argparse
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import lm_eval
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from evalsuite import machine, resources, tasks
+from evalsuite.engines.local import LocalEngine
+from evalsuite.harness import answer, prepare
+from evalsuite.located import parse
+from evalsuite.precision.recipes import RECIPES
+from evalsuite.records import Arm, ModelRef
+from evalsuite.spec import Overrides, resolve
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+BUDGET = {"direct": 16, "thinking": 224}
+THINKING = 60
+SUITE = """\
+schema: 1
+name: agreement
+model: reference
+arms: [bf16]
+baseline: bf16
+decision: {margin: 0.02}
+tasks:
+"""
+
+
+def chosen() -> dict[str, bool]:
+    """The project's tasks: name -> multiple choice."""
+    return {name: spec.metric == "acc" for name, spec in tasks.catalogue().items() if name in tasks.own_files()}
+
+
+def ours(recipe: str, items: int | None, mode: str = "direct") -> dict[str, float]:
+    """Score by item id, by evalsuite."""
+    budget = f"max_gen_toks: {{{mode}: {BUDGET[mode]}}}"
+    lines = [f"  - {n}" if mc else f"  - {{task: {n}, modes: [{mode}], {budget}}}"
+             for n, mc in chosen().items() if mode == "direct" or not mc]  # fmt: skip
+    spec = resolve(parse(SUITE + "\n".join(lines), "agreement"), Overrides(limit=items))[0]
+    engine = LocalEngine(ModelRef(id="reference"), {})
+    found = {}
+    with engine.open(Arm(id=recipe, model=engine.model, recipe=RECIPES[recipe])) as session:
+        for workload in prepare(spec, engine):
+            for group in workload.groups:
+                rows = answer(session, workload, group, {"arm": recipe, "repeat": 0, "group": 0})
+                found |= {row["item_id"]: row["score"] for row in rows}
+                ties.update(row["item_id"] for row in rows if row["tie"])
+    return found
+
+
+ties: set[str] = set()
+
+
+def stock(dtype: str, batch: int, wanted: set[str], *, thinking: bool = False) -> dict[str, float]:
+    """Score by item id, by `lm_eval` with its `hf` model, as a user would run it on the files in `tasks/`."""
+    os.chdir(resources.tasks())  # the files name their items relative to themselves
+    kwargs = {"softmax_dtype": "float32"} if dtype == "bfloat16" else {}
+    lm = HFLM(pretrained=str(resources.reference_model()), dtype=dtype, batch_size=batch, device="cpu",
+              enable_thinking=thinking, think_end_token="</think>" if thinking else None,
+              max_gen_toks=BUDGET["thinking" if thinking else "direct"], **kwargs)  # fmt: skip
+    manager = TaskManager(include_path=str(resources.tasks()), include_defaults=False)
+    found = {}
+    for name, mc in chosen().items():
+        numbers = sorted(int(i.split("/")[1]) for i in wanted if i.startswith(name + "/"))
+        if not numbers:
+            continue
+        made = lm_eval.simple_evaluate(lm, tasks=[name], task_manager=manager, apply_chat_template=not mc,
+                                       samples={name: numbers}, log_samples=True, bootstrap_iters=0)  # fmt: skip
+        metric = "acc" if mc else "exact_match"
+        found |= {f"{name}/{s['doc_id']}": float(s[metric]) for s in made["samples"][name]}
+    return found
+
+
+def differing(a: dict[str, float], b: dict[str, float]) -> list[str]:
+    assert set(a) == set(b), "not the same items"
+    return sorted(i for i in a if a[i] != b[i])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, help="at most this many items a task (default: all)")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    out = args.out and args.out.resolve()
+    seconds = {}
+
+    def timed(name: str, made: dict[str, float]) -> dict[str, float]:
+        seconds[name] = round(time.perf_counter() - clock, 1)
+        return made
+
+    clock = time.perf_counter()
+    fp32 = timed("evalsuite fp32", ours("fp32", args.items))
+    wanted = set(fp32)
+    clock = time.perf_counter()
+    stock32 = timed("stock fp32, batch 64", stock("float32", 64, wanted))
+    clock = time.perf_counter()
+    thought = timed("evalsuite fp32, thinking", ours("fp32", min(args.items or THINKING, THINKING), "thinking"))
+    clock = time.perf_counter()
+    stock_thought = timed("stock fp32, batch 64, thinking", stock("float32", 64, set(thought), thinking=True))
+    clock = time.perf_counter()
+    bf16 = timed("evalsuite bf16", ours("bf16", args.items))
+    clock = time.perf_counter()
+    stock64 = timed("stock bf16, batch 64", stock("bfloat16", 64, wanted))
+    clock = time.perf_counter()
+    stock1 = timed("stock bf16, batch 1", stock("bfloat16", 1, wanted))
+    own = len(differing(stock1, stock64))
+    allowed = 2 * own + 0.005 * len(wanted)
+    against = {"1": len(differing(bf16, stock1)), "64": len(differing(bf16, stock64))}
+    wrong = [i for i in differing(fp32, stock32) if i not in ties]
+    wrong_thinking = differing(thought, stock_thought)
+    report = {
+        "items": len(wanted), "ties": len(ties), "fp32_differing": wrong,
+        "items_thinking": len(thought), "fp32_differing_thinking": wrong_thinking, "bf16_stock_1_against_64": own,
+        "bf16_evalsuite_against_stock": against, "bf16_allowed": allowed, "seconds": seconds,
+        "accuracy": {k: round(sum(v.values()) / len(v), 4) for k, v in
+                     {"fp32": fp32, "stock_fp32": stock32, "bf16": bf16, "stock_bf16_64": stock64,
+                      "stock_bf16_1": stock1}.items()},
+        "passes": not wrong and not wrong_thinking and max(against.values()) <= allowed, "threads": torch.get_num_threads(),
+        "machine": machine.facts(), "software": machine.software(),
+        "command": "python benchmarks/agreement.py" + (f" --items {args.items}" if args.items else ""),
+    }  # fmt: skip
+    text = json.dumps(report, indent=1)
+    print(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
