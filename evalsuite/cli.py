@@ -213,15 +213,18 @@ def show(
 ) -> None:
     """Follow one item: what each arm answered, and how it was scored."""
     _state["json"] = as_json
-    from evalsuite.errors import did_you_mean
+    import difflib
+
     from evalsuite.store import Store
 
     stored = Store(results).run(None if run_id == "last" else run_id)
     samples = stored.samples()
     rows = samples[samples["item_id"] == item]
     if rows.empty:
-        near = did_you_mean(item, set(samples["item_id"]))
-        raise UsageError(f"No item '{item}' in {stored.manifest.run_id}.{near}"[:400])
+        ids = sorted(set(samples["item_id"]))
+        near = difflib.get_close_matches(item, ids, n=3, cutoff=0.4)
+        raise UsageError(f"No item '{item}' among the {len(ids)} of {stored.manifest.run_id}; "
+                         f"near ones: {', '.join(near or ids[:3])}.")  # fmt: skip
     if as_json:
         _print_json({"samples": json.loads(rows.to_json(orient="records"))})
         return

@@ -164,6 +164,8 @@ class RunSpec(Noun):
     chat: bool = True
     limit: int | None = None
     """At most this many items a task, the first of the seeded order."""
+    limited: bool = False
+    """True if `limit` came from the command line: the plan is then not the suite's own."""
     seed: int = 0
     """Seeds the order of items and everything drawn."""
     publish: PublishSpec = PublishSpec()

@@ -90,7 +90,7 @@ class SuiteFile(_Strict):
     chat: Literal["on", "off"] = "on"
     seed: int = 0
     limit: int | None = Field(default=None, ge=1)
-    """At most this many items a task, like `--limit`."""
+    """The suite's own number of items a task (at most, the first of the seeded order)."""
 
     @model_validator(mode="after")
     def _names(self) -> "SuiteFile":
@@ -163,7 +163,8 @@ def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, override
         name=suite.name, model=model, arms=arms, baseline=suite.baseline, tasks=chosen, decision=margin,
         engine=engine, engine_options=suite.engine.options, datasets=_folders(located, suite),
         sampling={"direct": suite.sampling.direct, "thinking": suite.sampling.thinking}, chat=suite.chat == "on",
-        limit=overrides.limit or suite.limit, seed=suite.seed, publish=suite.publish,
+        limit=overrides.limit or suite.limit, limited=overrides.limit is not None, seed=suite.seed,
+        publish=suite.publish,
     )  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """Documentation that is checked: what the README and the format page say exists, and the other way round."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from evalsuite.cli import app
 from evalsuite.precision.recipes import RECIPES
@@ -10,6 +13,41 @@ from evalsuite.records import FINDINGS, SAMPLE_COLUMNS, Manifest
 from evalsuite.spec import shipped_suites
 
 ROOT = Path(__file__).parent.parent
+
+
+def recipes() -> str:
+    rows = [f"| `{recipe.id}` | {recipe.label} |" for recipe in RECIPES.values()]
+    return "\n".join(["| recipe | what runs |", "|---|---|", *rows])
+
+
+def findings() -> str:
+    return "\n".join(["| finding | meaning |", "|---|---|", *(f"| `{k}` | {v} |" for k, v in FINDINGS.items())])
+
+
+def tree() -> str:
+    """Every module with the first sentence of its note."""
+    lines = ["evalsuite/"]
+    package = ROOT / "evalsuite"
+    files = sorted(package.rglob("*.py"), key=lambda p: (p.parent != package, p.relative_to(package).as_posix()))
+    for path in files:
+        name = path.relative_to(package).as_posix()
+        note = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first = re.split(r"(?<=[.;])\s", note.replace("\n", " "))[0].rstrip(".;")
+        first = first if len(first) <= 90 else first.split(":")[0]
+        if path.name in ("__init__.py", "__main__.py"):
+            if path.parent != package and path.name == "__init__.py":
+                lines.append(f"  {path.parent.relative_to(package).as_posix() + '/':<28} {first}")
+            continue
+        lines.append(f"  {'  ' * name.count('/')}{path.name:<{28 - 2 * name.count('/')}} {first}")
+    return "\n".join(["```", *lines, "```"])
+
+
+def rewritten(text: str, block: str) -> str:
+    made = {"recipes": recipes, "findings": findings, "tree": tree}[block]()
+    pattern = rf"(<!-- generated: {block} -->\n).*?(<!-- end -->)"
+    assert re.search(pattern, text, re.DOTALL), f"README has no block '{block}'"
+    return re.sub(pattern, lambda m: f"{m[1]}{made}\n{m[2]}", text, count=1, flags=re.DOTALL)
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 
@@ -26,13 +64,10 @@ def test_the_format_page_names_every_column_and_key():
         assert f"`{name}`" in FORMAT, name
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    block = re.search(r"```tree\n(.*?)```", README, re.DOTALL)
-    assert block is not None
-    shown = set(re.findall(r"([\w./-]+\.py)\b", block[1]))
-    real = {p.name for p in (ROOT / "evalsuite").rglob("*.py") if p.name not in ("__init__.py", "__main__.py")}
-
-    assert shown == real
+@pytest.mark.parametrize("block", ["recipes", "findings", "tree"])
+def test_generated_blocks_of_the_readme_are_fresh(block: str):
+    """Stale? Run `python tests/test_docs.py`."""
+    assert README == rewritten(README, block)
 
 
 def test_every_file_that_the_readme_links_to_exists():
@@ -53,3 +88,9 @@ def test_no_file_names_the_machine_it_was_written_on():
         if path.is_file() and path.suffix in {".py", ".md", ".yaml", ".toml", ".html", ".js", ".css", ".sh", ".json"}:
             text = path.read_text(encoding="utf-8", errors="replace")
             assert not re.search(r"(?<![\w.])/(?:home|root|work|Users)/\w", text), name
+
+
+if __name__ == "__main__":
+    for name in ("recipes", "findings", "tree"):
+        README = rewritten(README, name)
+    (ROOT / "README.md").write_text(README, encoding="utf-8")

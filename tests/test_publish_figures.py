@@ -13,7 +13,7 @@ def forest(candidate: str = "fp8-ue8m0", mode: str = "thinking") -> figures.Figu
     return figures.forest(suite_decision(run, candidate, mode), figures.looks(run)[candidate])
 
 
-def test_a_forest_is_a_figure_that_plotly_accepts() -> None:
+def test_a_forest_is_a_figure_that_plotly_accepts():
     go = pytest.importorskip("plotly.graph_objects")
     text = re.sub(r'"@\w+"', '"#000000"', json.dumps(forest()))
     figure = json.loads(text)
@@ -22,7 +22,7 @@ def test_a_forest_is_a_figure_that_plotly_accepts() -> None:
     go.Figure(data=figure["data"], layout=figure["layout"] | figure["narrow"])
 
 
-def test_a_forest_has_a_square_a_task_worst_on_top_and_a_pooled_diamond() -> None:
+def test_a_forest_has_a_square_a_task_worst_on_top_and_a_pooled_diamond():
     figure = forest()
     squares = next(trace for trace in figure["data"] if trace["name"] == "tasks")
 
@@ -32,7 +32,7 @@ def test_a_forest_has_a_square_a_task_worst_on_top_and_a_pooled_diamond() -> Non
     assert [trace["name"] for trace in figure["data"]] == ["allowed loss", "tasks", "pooled"]
 
 
-def test_the_axis_holds_every_interval_and_every_margin() -> None:
+def test_the_axis_holds_every_interval_and_every_margin():
     figure = forest()
     low, high = figure["layout"]["xaxis"]["range"]
     limits = next(trace for trace in figure["data"] if trace["name"] == "allowed loss")["x"]
@@ -43,7 +43,7 @@ def test_the_axis_holds_every_interval_and_every_margin() -> None:
     assert high > 0
 
 
-def test_an_untested_gate_has_a_row_but_no_point() -> None:
+def test_an_untested_gate_has_a_row_but_no_point():
     run = spec()
     whole = suite_decision(run, "fp8-e4m3", "direct")
     subject = Subject(model="reference", baseline="bf16", candidate="fp8-e4m3", mode="direct", task="empty")
@@ -57,7 +57,7 @@ def test_an_untested_gate_has_a_row_but_no_point() -> None:
     assert "no value" in figure["layout"]["annotations"][1]["text"]
 
 
-def test_a_relative_margin_is_drawn_at_the_baselines_accuracy() -> None:
+def test_a_relative_margin_is_drawn_at_the_baselines_accuracy():
     subject = Subject(model="m", baseline="bf16", candidate="fp8-e4m3", mode="direct")
     one = decision(subject, counts(1000, 10, 10, 0.8), 0.02)
     relative = one.model_copy(update={"plan": Plan(relative=0.99)})
@@ -66,7 +66,7 @@ def test_a_relative_margin_is_drawn_at_the_baselines_accuracy() -> None:
     assert figures.allowed(relative) == pytest.approx(-0.008)
 
 
-def test_an_arm_looks_the_same_everywhere_and_like_no_other_of_its_run() -> None:
+def test_an_arm_looks_the_same_everywhere_and_like_no_other_of_its_run():
     model = ModelRef(id="m")
     variants = [Arm(id=f"ue8m0-{i}", model=model, recipe=UE8M0) for i in range(3)]
     shipped = Arm(id="shipped", model=model, recipe=FP8)
@@ -79,7 +79,7 @@ def test_an_arm_looks_the_same_everywhere_and_like_no_other_of_its_run() -> None
     assert looks["fp8-e4m3"].family == looks["shipped"].family == "fp8"
 
 
-def test_names_of_tasks_are_drawn_as_text() -> None:
+def test_names_of_tasks_are_drawn_as_text():
     evil = "<a href='javascript:x'>a</a>"
     run = spec(tasks=tuple(t.model_copy(update={"task": evil[:20] + str(i)}) for i, t in enumerate(spec().tasks)))
 
@@ -89,7 +89,7 @@ def test_names_of_tasks_are_drawn_as_text() -> None:
     assert "&lt;a href" in text
 
 
-def test_the_title_counts_tasks_by_verdict() -> None:
+def test_the_title_counts_tasks_by_verdict():
     titles = {(d.pooled.subject.candidate, d.pooled.subject.mode): figures.forest_finding(d)
               for d in sample_run().judgement.decisions}  # fmt: skip
 

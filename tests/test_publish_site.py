@@ -13,7 +13,7 @@ from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.publish import JudgedRun, build_site, pages
 from evalsuite.records import ModelRef, SuiteDecision
 
-VOID = {"meta", "link", "br", "input", "path", "circle", "use", "img"}
+VOID = {"meta", "link", "br", "wbr", "input", "path", "circle", "use", "img"}
 EVIL = '"><img src=x onerror="window.pwned=1"></script><script>window.pwned=1</script>'
 
 
@@ -125,7 +125,7 @@ def test_pages_are_balanced_and_hold_no_inline_script_or_handler(site):
 def test_nothing_is_loaded_from_elsewhere(site):
     for name, page in html(site).items():
         for target in page.loads:
-            assert target.startswith(("#", "data:,")) or (site / name).parent.joinpath(target).resolve().is_file(), target
+            assert target.startswith(("#", "data:,")) or ((site / name).parent / target).is_file(), target
     for path in site.rglob("*"):
         if path.suffix in (".html", ".css", ".js") and path.name != "plotly.min.js":
             assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", path.read_text(encoding="utf-8")), path
@@ -135,7 +135,7 @@ def test_every_link_leads_to_a_file_of_the_site(site):
     for name, page in html(site).items():
         for target in page.links:
             file = target.split("#")[0]
-            assert not file or (site / name).parent.joinpath(file).resolve().is_file(), f"{name}: {target}"
+            assert not file or ((site / name).parent / file).is_file(), f"{name}: {target}"
 
 
 def test_plotly_lies_there_once_and_only_chart_pages_load_it(site):
@@ -268,8 +268,8 @@ def test_an_empty_store_gives_pages_that_say_so(tmp_path):
 
 def test_a_run_without_decisions_says_so(tmp_path):
     run = sample_run()
-    nothing = JudgedRun(run.manifest.model_copy(update={"status": "running"}),
-                        run.judgement.model_copy(update={"decisions": (), "arms": (), "verdict": "INVALID"}))  # fmt: skip
+    judgement = run.judgement.model_copy(update={"decisions": (), "arms": (), "verdict": "INVALID"})
+    nothing = JudgedRun(run.manifest.model_copy(update={"status": "running"}), judgement)
 
     site = build_site([nothing], tmp_path / "site").out
 
@@ -344,7 +344,7 @@ def test_the_realised_precision_is_shown_beside_the_one_asked_for(site):
 
 
 def test_a_table_row_stands_for_every_task_and_arm(site):
-    page = (site / "tasks.html").read_text(encoding="utf-8")
+    page = (site / "tasks.html").read_text(encoding="utf-8").replace("<wbr>", "")
 
     for task in TASKS:
         assert page.count(f'<th scope="row">{task}</th>') == len(sample_run().judgement.decisions) + 2

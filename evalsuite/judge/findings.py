@@ -25,7 +25,7 @@ DERIVED = frozenset({"TRUNCATED", "UNPARSABLE", "TIES", "MISSING", "CELL_FAILED"
 def run_findings(manifest: Manifest) -> list[Finding]:
     """Findings about the run as a whole."""
     found = []
-    if manifest.spec.limit is not None:
+    if manifest.spec.limited:
         message = (
             f"The run used --limit {manifest.spec.limit}: it answers the question of its own, smaller plan. "
             "Run the suite without it for the suite's verdict."
