@@ -3,6 +3,7 @@
 Nothing heavy is imported at the top: `--help` answers in 0.3 s and imports neither torch nor lm_eval nor plotly.
 """
 
+import difflib
 import json
 import os
 import shlex
@@ -55,6 +56,16 @@ def _split(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _folders(pairs: list[str] | None) -> dict[str, str]:
+    found = {}
+    for pair in pairs or []:
+        name, equals, folder = pair.partition("=")
+        if not (name and equals and folder):
+            raise UsageError(f"--datasets takes ID=FOLDER, e.g. openai/gsm8k=./gsm8k (found: '{pair}').")
+        found[name] = str(Path(folder).expanduser().resolve())
+    return found
+
+
 def _print_json(document: dict[str, Any]) -> None:
     typer.echo(json.dumps({"schema_version": 1, **document}, indent=1, ensure_ascii=False, allow_nan=False))
 
@@ -70,6 +81,9 @@ def run(
     tasks: Annotated[str | None, typer.Option(help="Tasks to run, comma-separated.")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine; see `evalsuite list engines`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many items a task: a plan of its own.")] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Option(help="Dataset in a local folder, ID=FOLDER; may be repeated.")
+    ] = None,
     max_time: Annotated[str | None, typer.Option(help="End after this long (90s, 15m, 2h), resumable.")] = None,
     results: Results = DEFAULT_RESULTS,
     resume: Annotated[str | None, typer.Option(help="Continue this run (`last`, or the beginning of its id).")] = None,
@@ -86,7 +100,7 @@ def run(
     else:
         located = suites.load(suite)
         overrides = suites.Overrides(
-            model=model, arms=_split(arms), tasks=_split(tasks), engine=engine, limit=limit
+            model=model, arms=_split(arms), tasks=_split(tasks), engine=engine, limit=limit, datasets=_folders(datasets)
         )
         specs = suites.resolve(located, overrides)
         max_time = max_time or _suite_max_time(located)
@@ -197,11 +211,9 @@ def verdict(
 
 
 def _print_judgement(manifest: Any, judgement: "Judgement") -> None:
-    from rich.console import Console
+    from evalsuite.report import judgement_view, print_view
 
-    from evalsuite.report import judgement_view
-
-    Console().print(judgement_view(manifest, judgement))
+    print_view(judgement_view(manifest, judgement))
 
 
 @app.command()
@@ -213,8 +225,6 @@ def show(
 ) -> None:
     """Follow one item: what each arm answered, and how it was scored."""
     _state["json"] = as_json
-    import difflib
-
     from evalsuite.store import Store
 
     stored = Store(results).run(None if run_id == "last" else run_id)
@@ -228,11 +238,9 @@ def show(
     if as_json:
         _print_json({"samples": json.loads(rows.to_json(orient="records"))})
         return
-    from rich.console import Console
+    from evalsuite.report import item_view, print_view
 
-    from evalsuite.report import item_view
-
-    Console().print(item_view(item, rows))
+    print_view(item_view(item, rows))
 
 
 # ------------------------------------------------------------------------------------------------------------ publish
@@ -275,9 +283,7 @@ def list_(
     if as_json:
         _print_json({what: rows})
         return
-    from rich.console import Console
-
-    Console().print(report.rows_view(rows))
+    report.print_view(report.rows_view(rows))
 
 
 # --------------------------------------------------------------------------------------------------------------- main

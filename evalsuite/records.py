@@ -340,11 +340,11 @@ class PairCounts(Noun):
     n01: int
     n00: int
     missing_base: int = 0
-    """Items the baseline should have answered and did not (failed cell, NaN log-likelihood); includes `missing_both`."""
+    """Items the baseline should have answered and did not (failed cell, NaN log-likelihood); includes `missing_both`"""
     missing_cand: int = 0
     missing_both: int = 0
     base_right_cand_missing: int | None = None
-    """Of the items that only the candidate lacks: how many the baseline got right. None: unknown, taken at its worst."""
+    """Of the items that only the candidate lacks: how many the baseline got right. None: unknown, taken at its worst"""
     cand_right_base_missing: int | None = None
     """Of the items that only the baseline lacks: how many the candidate got right."""
     unmeasured: int | None = None

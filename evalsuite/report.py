@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from evalsuite.records import Decision, Finding, Judgement, Manifest, SuiteDecision
 
+WIDTH = 118
+"""Columns that a table of gates needs; narrower terminals wrap whole lines rather than cut cells."""
+FLAGS = {"DEGRADED": "degraded", "NO_SIGNAL": "near chance", "UNDERPOWERED": "too few items", "CEILING": "at ceiling"}
+"""Flags as the table says them."""
 MARKS = {"SAFE": "✔", "UNSAFE": "✖", "INCONCLUSIVE": "◐", "INVALID": "⚠"}
 
 
@@ -43,19 +47,22 @@ def _findings(judgement: Judgement) -> list[RenderableType]:
 
 def _gates(decision: SuiteDecision) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("gate", "items", "baseline", "candidate", "change [90 %]", "lost/won", "margin", "p safe", "verdict"):
-        table.add_column(name, justify="left" if name in ("gate", "verdict") else "right", header_style="dim")
+    for name in ("gate", "items", "accuracy", "change [90 %]", "lost/won", "margin", "p safe", "verdict", ""):
+        right = name not in ("gate", "verdict", "")
+        table.add_column(name, justify="right" if right else "left", header_style="dim", no_wrap=True)
     for one in (decision.pooled, *decision.tasks):
         table.add_row(*_gate(one))
     return table
 
 
 def _gate(one: Decision) -> tuple[str, ...]:
-    change = "-" if one.delta is None else f"{100 * one.delta:+.1f} [{100 * one.ci[0]:+.1f}, {100 * one.ci[1]:+.1f}]"
+    tested = one.n > 0 and one.delta is not None
+    low, high = (100 * bound for bound in one.ci)
+    change = f"{100 * (one.delta or 0):+.1f} [{low:+.1f}, {high:+.1f}]" if tested and high - low < 200 else "-"
+    accuracy = f"{_percent(one.accuracy_base)} to {_percent(one.accuracy_cand)}" if tested else "-"
     return (
-        one.subject.task or "pooled", f"{one.n}", _percent(one.accuracy_base), _percent(one.accuracy_cand), change,
-        f"{one.counts.n10}/{one.counts.n01}", f"{100 * one.plan.margin:.1f}", f"{one.p_safe:.3f}",
-        " ".join([one.verdict, *one.flags, *(["(monitor)"] if one.plan.role == "monitor" else [])]),
+        one.subject.task or "pooled", f"{one.n}", accuracy, change, f"{one.counts.n10}/{one.counts.n01}",
+        f"{100 * one.plan.margin:.1f}", f"{one.p_safe:.3f}", one.verdict, ", ".join(FLAGS[flag] for flag in one.flags),
     )  # fmt: skip
 
 
@@ -130,3 +137,10 @@ def _runs(results: Path) -> list[dict[str, Any]]:
 LISTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "recipes": _recipes, "tasks": _tasks, "suites": _suites, "engines": _engines, "runs": _runs,
 }  # fmt: skip
+
+
+def print_view(view: RenderableType) -> None:
+    """Print to stdout, at least `WIDTH` columns wide."""
+    console = Console()
+    console = Console(width=max(WIDTH, console.width), soft_wrap=False)
+    console.print(view, highlight=False)

@@ -108,6 +108,8 @@ class Overrides(_Strict):
     engine: str | None = None
     design: Literal["fixed", "sequential"] | None = None
     limit: int | None = None
+    datasets: dict[str, str] = Field(default_factory=dict)
+    """Dataset id -> local folder, over the suite's own."""
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -161,7 +163,7 @@ def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, override
         raise located.error(("decision",), "margin and alpha must lie between 0 and 0.5.")
     return RunSpec(
         name=suite.name, model=model, arms=arms, baseline=suite.baseline, tasks=chosen, decision=margin,
-        engine=engine, engine_options=suite.engine.options, datasets=_folders(located, suite),
+        engine=engine, engine_options=suite.engine.options, datasets={**_folders(located, suite), **overrides.datasets},
         sampling={"direct": suite.sampling.direct, "thinking": suite.sampling.thinking}, chat=suite.chat == "on",
         limit=overrides.limit or suite.limit, limited=overrides.limit is not None, seed=suite.seed,
         publish=suite.publish,

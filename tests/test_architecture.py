@@ -14,7 +14,7 @@ HEAVY = {
     "datasets": {"harness"},
     "plotly": {"publish"},
     "scipy": {"judge"},
-    "rich": {"cli", "report", "progress"},
+    "rich": {"report", "progress"},
     "typer": {"cli"},
     "jinja2": {"publish"},
 }

@@ -123,6 +123,16 @@ def test_each_chart_has_its_points(visit, site, width):
             assert chart.locator(".js-fill").count() == 1
 
 
+def test_a_chart_follows_the_width_of_the_window(visit, site):
+    page = visit(site / "tasks.html")
+    for width in (360, 1200):
+        page.set_viewport_size({"width": width, "height": 800})
+
+        page.wait_for_function("""() => { const chart = document.querySelector('.view.on .chart');
+            return Number(chart.querySelector('svg').getAttribute('width')) === chart.clientWidth; }""")
+    assert page.locator(".view.on .chart .ytick").count() == len(TASKS) + 1
+
+
 def test_a_chart_with_gaps_has_the_points_that_exist(visit, site):
     page = visit(site / "runs/broken/tasks.html", "#c=fp8-ue8m0&m=thinking")
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -111,3 +114,17 @@ def test_only_fp32_scales_have_no_rounding(key):
 def test_an_unknown_recipe_is_refused_with_the_nearest_name():
     with pytest.raises(UsageError, match="Did you mean 'fp8-ue8m0'"):
         recipe("fp8-ue8mo")
+
+
+def test_the_table_is_read_without_torch():
+    code = "import sys; from evalsuite.precision import RECIPES; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_offers_exactly_its_stable_names():
+    from evalsuite import precision
+
+    assert precision.__all__ == ["RECIPES", "apply", "formats"]
+    assert all(hasattr(precision, name) for name in precision.__all__)
+    assert not hasattr(precision, "quantise")

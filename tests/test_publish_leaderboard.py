@@ -1,7 +1,7 @@
-from evalsuite.records import ModelRef
 from test_publish_sample import sample_run, spec, summary
 
 from evalsuite.publish.leaderboard import panels
+from evalsuite.records import ModelRef
 
 
 def with_pooled(run, arm: str, **changes):

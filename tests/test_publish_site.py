@@ -145,8 +145,8 @@ def test_plotly_lies_there_once_and_only_chart_pages_load_it(site):
 
 
 def test_the_manifest_hashes_every_file(site):
-    manifest = json.loads((site / "manifest.json").read_text(encoding="utf-8"))
-    files = {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file()} - {"manifest.json"}
+    manifest = json.loads((site / "site.json").read_text(encoding="utf-8"))
+    files = {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file()} - {"site.json"}
 
     assert set(manifest["files"]) == files
     for name, digest in manifest["files"].items():
@@ -188,7 +188,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
     one, two = build_site(runs, tmp_path / "one"), build_site(runs[::-1], tmp_path / "two")
 
     assert one.files == two.files
-    assert (one.out / "manifest.json").read_bytes() == (two.out / "manifest.json").read_bytes()
+    assert (one.out / "site.json").read_bytes() == (two.out / "site.json").read_bytes()
 
 
 def broken_run_named(name: str) -> JudgedRun:
@@ -226,7 +226,7 @@ def test_hostile_names_are_text_everywhere(tmp_path):
 def test_a_failed_publish_leaves_the_old_site_and_nothing_else(tmp_path, monkeypatch):
     out = tmp_path / "site"
     build_site([sample_run()], out)
-    before = (out / "manifest.json").read_bytes()
+    before = (out / "site.json").read_bytes()
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -235,7 +235,7 @@ def test_a_failed_publish_leaves_the_old_site_and_nothing_else(tmp_path, monkeyp
 
     with pytest.raises(CannotRunError, match="No space left on device"):
         build_site([sample_run(run_id="new")], out)
-    assert (out / "manifest.json").read_bytes() == before
+    assert (out / "site.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
@@ -249,7 +249,7 @@ def test_a_site_is_replaced_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
 
-@pytest.mark.parametrize("content", ["notes.txt", "manifest.json"])
+@pytest.mark.parametrize("content", ["notes.txt", "site.json"])
 def test_a_folder_that_is_no_site_is_left_alone(tmp_path, content):
     (tmp_path / content).write_text("{}", encoding="utf-8")
 

@@ -230,7 +230,7 @@ def test_only_lines_of_words_are_indented():
 
 
 def tiny(folder, **options):
-    return Settings(out=folder, tiny=True, **{"rows": 2, "steps": 200, "length": 320} | options)
+    return Settings(out=folder, tiny=True, **{"rows": 2, "steps": 200, "length": 160} | options)
 
 
 def test_a_packed_row_gives_the_losses_of_its_examples_alone(tmp_path):
@@ -255,7 +255,7 @@ def test_a_packed_row_gives_the_losses_of_its_examples_alone(tmp_path):
 def test_two_helpings_of_rows_add_up_to_one(tmp_path):
     training = Training(tiny(tmp_path), tokenizer())
     rows = training.packer.batch(2, 1.0)
-    total, shape = response_tokens(rows), (320, 0, torch.device("cpu"))
+    total, shape = response_tokens(rows), (160, 0, torch.device("cpu"))
     add_gradients(training.model, to_tensors(rows, *shape), total)
     whole = [p.grad.clone() for p in training.model.parameters()]
     training.model.zero_grad()

@@ -79,17 +79,20 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         return GenerateRequest(tuple(self.tok_encode(prompt)[-room:]), kwargs["max_gen_toks"], stop, after)
 
     def score_request(self, context: str, continuation: str) -> ScoreRequest:
-        """One lm-eval log-likelihood request as token ids, by lm-eval's rule where tokens merge across the border."""
-        if context == "":
-            ids = self.tok_encode(continuation, add_special_tokens=False)
-            pair = ([self.prefix_token_id], ids) if self.prefix_token_id != ids[0] else (ids[:1], ids[1:])
-        else:
-            pair = self._encode_pair(context, continuation)
-        before, behind = pair
+        """One lm-eval log-likelihood request as token ids, cut from the left where the context is too short."""
+        before, behind = self.encode_pair(context, continuation)
         if not behind:
             raise SuiteError(f"empty continuation {continuation!r} behind {context[-40:]!r}: nothing to score.")
         before = before[max(0, len(before) + len(behind) - self.engine.max_length - 1) :]
         return ScoreRequest(tuple(before), tuple(behind))
+
+    def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of both parts, by lm-eval's rule where tokens merge across the border or the context is empty."""
+        if context:
+            before, behind = self._encode_pair(context, continuation)
+            return before, behind
+        ids = self.tok_encode(continuation, add_special_tokens=False)
+        return ([self.prefix_token_id], ids) if ids[:1] != [self.prefix_token_id] else (ids[:1], ids[1:])
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         prepared = [ScoreRequest(tuple(c), tuple(t)) for _, c, t in requests]

@@ -63,13 +63,13 @@ def _open(spec: TaskSpec, config: dict[str, Any], folders: dict[str, str]) -> _T
     config.pop("tag", None)
     own = tasks.own_files().get(spec.task)
     dataset, name = config.get("dataset_path"), config.get("dataset_name")
-    if own is not None:
+    if own is not None and dataset == "json":
         files = config["dataset_kwargs"]["data_files"]
         return _Task(config, {split: tasks.read_json_lines(own.parent / file) for split, file in files.items()})
     if dataset in folders:
-        wanted = {config.get(key) for key in ("training_split", "validation_split", "test_split", "fewshot_split")}
-        folder = Path(folders[dataset])
-        return _Task(config, {split: tasks.local_split(folder, name, split) for split in sorted(wanted - {None})})
+        keys = ("training_split", "validation_split", "test_split", "fewshot_split")
+        wanted = sorted({str(config[key]) for key in keys if config.get(key)})
+        return _Task(config, {split: tasks.local_split(Path(folders[dataset]), name, split) for split in wanted})
     try:
         return _Task(config, None)
     except Exception as error:  # noqa: BLE001 - dataset clients raise many kinds; each means: not to be had

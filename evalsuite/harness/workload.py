@@ -26,6 +26,8 @@ class Item:
     """lm-eval's requests: one, or one an option."""
     requests: tuple[GenerateRequest | ScoreRequest, ...]
     gold: str
+    prompt_cut: bool
+    """The prompt was longer than the context and lost its beginning."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +76,20 @@ def _workload(run: RunSpec, spec: TaskSpec, mode: Mode, task: Any, engine: Engin
     lm = EngineLM(engine, mode)
     generates = task.OUTPUT_TYPE == "generate_until"
     chat = run.chat and generates and bool(engine.tokenizer.chat_template)
-    budget = (spec.max_gen_toks or {}).get(mode)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
-    found: dict[str, Item] = {}
-    duplicates = cut_prompts = 0
-    for doc_id, doc in task.doc_iterator():
-        item = _item(lm, task, (doc_id, doc), (chat, budget))
-        duplicates += item.item_hash in found
-        found.setdefault(item.item_hash, item)
-    everything = list(found.values())
-    order = seeded_order(len(everything), run.seed, spec.task)[: run.limit]
-    items = tuple(everything[i] for i in order)
-    if generates:
-        cut_prompts = sum(len(lm.tok_encode(item.prompt)) > len(item.requests[0].prompt) for item in items)  # type: ignore[union-attr]
+    ask = _Asker(lm, task, chat, (spec.max_gen_toks or {}).get(mode))
+    docs = [(doc_id, doc, _doc_hash(doc)) for doc_id, doc in task.doc_iterator()]
+    first = {digest: i for i, (_, _, digest) in reversed(list(enumerate(docs)))}
+    distinct = sorted(first.values())
+    chosen = [distinct[i] for i in seeded_order(len(distinct), run.seed, spec.task)[: run.limit]]
+    contexts = ask.contexts(docs, set(chosen))
+    items = tuple(ask.item(docs[i], contexts[i]) for i in chosen)
     sizes = [_size(item) for item in items]
     tokens = int(run.engine_options.get("group_tokens", GROUP_TOKENS))
     groups, noise = cut(sizes, tokens), cut(sizes, tokens, noise=True)
     parts = [spec.model_dump_json(), mode, json.dumps([groups, noise]), *(i.prompt_hash for i in items)]
     return Workload(
         spec, mode, task, items, tuple(groups), tuple(noise), hashlib.sha256("\n".join(parts).encode()).hexdigest(),
-        engine.tokenizer, _prepare_findings(duplicates, cut_prompts, len(items)),
+        engine.tokenizer, _prepare_findings(len(docs) - len(distinct), sum(i.prompt_cut for i in items), len(items)),
     )  # fmt: skip
 
 
@@ -108,27 +104,65 @@ def _prepare_findings(duplicates: int, cut_prompts: int, n: int) -> tuple[Findin
     return tuple(found)
 
 
-def _item(lm: EngineLM, task: Any, numbered: tuple[int, dict[str, Any]], how: tuple[bool, int | None]) -> Item:
-    (doc_id, doc), (chat, budget) = numbered, how
-    context = task.fewshot_context(
-        doc, num_fewshot=task.config.num_fewshot or 0, apply_chat_template=chat,
-        chat_template=lm.apply_chat_template if chat else None, gen_prefix=task.doc_to_prefix(doc),
-    )  # fmt: skip
-    made = task.construct_requests(
-        doc=doc, ctx=context, metadata=(task.config.task, doc_id, 1), apply_chat_template=chat,
-        chat_template=lm.apply_chat_template if chat else None,
-    )  # fmt: skip
-    instances = tuple(made) if isinstance(made, list) else (made,)
-    if budget is not None:
-        prompt, kwargs = instances[0].args
-        requests: tuple[Any, ...] = (lm.generate_request(prompt, {**_budgetless(kwargs), "max_gen_toks": budget}),)
-    else:
-        requests = tuple(lm.score_request(*instance.args) for instance in instances)
-    text = json.dumps(doc, indent=2, default=str, ensure_ascii=False)
-    return Item(
-        item_id=f"{task.config.task}/{doc_id}", item_hash=_hash(text), prompt_hash=_hash(instances[0].args[0]),
-        prompt=instances[0].args[0], doc=doc, instances=instances, requests=requests, gold=_gold(task, doc),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Asker:
+    """Builds the items of one task in one mode with lm-eval's own methods."""
+
+    lm: EngineLM
+    task: Any
+    chat: bool
+    budget: int | None
+    """Generation budget in tokens; None for log-likelihood tasks."""
+
+    def contexts(self, docs: list[tuple[int, dict[str, Any], str]], chosen: set[int]) -> dict[int, Any]:
+        """Prompt texts by index into `docs`. lm-eval draws few-shot examples document after document from one
+        generator, so with examples every document is built, asked or not: a prompt must not depend on `--limit`."""
+        shots = self.task.config.num_fewshot or 0
+        self.task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        made = {}
+        for i, (_, doc, _) in enumerate(docs):
+            if shots or i in chosen:
+                made[i] = self.task.fewshot_context(
+                    doc, num_fewshot=shots, apply_chat_template=self.chat,
+                    chat_template=self.lm.apply_chat_template if self.chat else None,
+                    gen_prefix=self.task.doc_to_prefix(doc),
+                )  # fmt: skip
+        return made
+
+    def item(self, numbered: tuple[int, dict[str, Any], str], context: Any) -> Item:
+        """One document as an item: lm-eval's requests, and the same as token ids."""
+        doc_id, doc, digest = numbered
+        name = self.task.config.task
+        made = self.task.construct_requests(
+            doc=doc, ctx=context, metadata=(name, doc_id, 1), apply_chat_template=self.chat,
+            chat_template=self.lm.apply_chat_template if self.chat else None,
+        )  # fmt: skip
+        instances = tuple(made) if isinstance(made, list) else (made,)
+        prompt = instances[0].args[0]
+        requests: tuple[GenerateRequest | ScoreRequest, ...]
+        if self.budget is not None:
+            kwargs = {**_budgetless(instances[0].args[1]), "max_gen_toks": self.budget}
+            requests = (self.lm.generate_request(prompt, kwargs),)
+            whole = [len(self.lm.tok_encode(prompt))]
+        else:
+            pairs = [instance.args for instance in instances]
+            requests = tuple(self.lm.score_request(*pair) for pair in pairs)
+            whole = [sum(map(len, self.lm.encode_pair(*pair))) for pair in pairs]
+        return Item(
+            item_id=f"{name}/{doc_id}", item_hash=digest, prompt_hash=_hash(prompt), prompt=prompt, doc=doc,
+            instances=instances, requests=requests, gold=_gold(self.task, doc),
+            prompt_cut=any(n > _length(r) for n, r in zip(whole, requests, strict=True)),
+        )  # fmt: skip
+
+
+def _doc_hash(doc: dict[str, Any]) -> str:
+    return _hash(json.dumps(doc, indent=2, default=str, ensure_ascii=False))
+
+
+def _length(request: GenerateRequest | ScoreRequest) -> int:
+    if isinstance(request, GenerateRequest):
+        return len(request.prompt)
+    return len(request.context) + len(request.continuation)
 
 
 def _budgetless(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -149,8 +183,5 @@ def _gold(task: Any, doc: dict[str, Any]) -> str:
 
 
 def _size(item: Item) -> Size:
-    lengths = [
-        len(r.prompt) + r.max_new if isinstance(r, GenerateRequest) else len(r.context) + len(r.continuation)
-        for r in item.requests
-    ]
+    lengths = [_length(r) + (r.max_new if isinstance(r, GenerateRequest) else 0) for r in item.requests]
     return Size(len(lengths), max(lengths))
