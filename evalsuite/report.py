@@ -10,7 +10,7 @@ from rich.text import Text
 
 from evalsuite.records import Decision, Finding, Judgement, Manifest, SuiteDecision
 
-WIDTH = 118
+WIDTH = 130
 """Columns that a table of gates needs; narrower terminals wrap whole lines rather than cut cells."""
 FLAGS = {"DEGRADED": "degraded", "NO_SIGNAL": "near chance", "UNDERPOWERED": "too few items", "CEILING": "at ceiling"}
 """Flags as the table says them."""
