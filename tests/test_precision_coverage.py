@@ -1,12 +1,11 @@
 import pytest
-import torch
 import transformers
 from test_precision_models import IDS, PROJECTIONS, in_bf16, logits, qwen3, refused
 from torch import nn
 
 from evalsuite.errors import CannotRunError
 from evalsuite.precision import RECIPES, apply
-from evalsuite.precision.coverage import excluded
+from evalsuite.precision.coverage import excluded, gemms
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +60,26 @@ def test_a_pattern_on_a_tail_of_the_name_excludes(model):
 
 
 def test_an_untied_head_of_another_name_answers_to_lm_head():
-    torch.manual_seed(0)
-    config = transformers.GPTNeoXConfig(vocab_size=128, hidden_size=128, intermediate_size=128, num_hidden_layers=1,
-                                        num_attention_heads=2)  # fmt: skip
-    model = in_bf16(transformers.GPTNeoXForCausalLM(config))
-    with apply(model, RECIPES["fp8-ue8m0"]) as applied:
-        assert len(applied.realised.modules) == 4
-        assert not any("embed_out" in name for name in applied.realised.modules)
+    model = qwen3(num_hidden_layers=1, tie_word_embeddings=False)
+    model.readout = model.lm_head
+    del model.lm_head
+    model.get_output_embeddings = lambda: model.readout
+    head = {gemm.name: gemm for gemm in gemms(model, RECIPES["fp8-ue8m0"])}["readout"]
+
+    assert not head.quantised
+    assert head.macs == 512 * 256
+
+
+def test_a_tied_head_stays_even_where_no_pattern_names_it(model):
+    recipe = RECIPES["fp8-ue8m0"].model_copy(update={"exclude": ()})
+    with apply(model, recipe) as applied:
+        assert applied.realised.modules == tuple(f"model.layers.{i}.{name}" for i in range(2) for name in PROJECTIONS)
+
+
+def test_an_untied_head_is_quantised_where_no_pattern_names_it():
+    model = qwen3(num_hidden_layers=1, tie_word_embeddings=False)
+    with apply(model, RECIPES["fp8-ue8m0"].model_copy(update={"exclude": ()})) as applied:
+        assert applied.realised.modules[-1] == "lm_head"
 
 
 def test_a_layer_that_cannot_be_quantised_is_refused_by_name():

@@ -37,6 +37,8 @@ def test_deepseek_blocks_are_what_the_names_say():
         assert RECIPES[key].activations.block == (1, 128)
         assert RECIPES[key].weights.element == RECIPES[key].activations.element == "e4m3"
         assert RECIPES[key].weights.amax_floor == 1e-4
+    assert RECIPES["fp8-ue8m0"].weights.rounding == RECIPES["fp8-ue8m0"].activations.rounding == "ceil"
+    assert RECIPES["fp8-e4m3"].weights.scale == RECIPES["fp8-e4m3"].activations.scale == "fp32"
 
 
 @pytest.mark.parametrize("key", RECIPES)

@@ -7,10 +7,25 @@ instead of a model's own layers), `emulate` (`apply`: the model in a recipe, and
 
 In: a tensor or a transformers model, and a `Recipe`. Out: codes and scales, or the model running in that recipe with a
 `Realised` that says what really ran. Knows nothing of tasks, stores or verdicts.
+
+The table of recipes needs no torch, so `apply` and `formats` are imported when they are first asked for.
 """
 
-from evalsuite.precision import formats
-from evalsuite.precision.emulate import apply
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from evalsuite.precision.recipes import RECIPES
 
+if TYPE_CHECKING:
+    from evalsuite.precision import formats
+    from evalsuite.precision.emulate import apply
+
 __all__ = ["RECIPES", "apply", "formats"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "apply":
+        return import_module("evalsuite.precision.emulate").apply
+    if name == "formats":
+        return import_module("evalsuite.precision.formats")
+    raise AttributeError(f"module 'evalsuite.precision' has no attribute '{name}'")

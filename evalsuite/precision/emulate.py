@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from evalsuite.errors import CannotRunError, UsageError, did_you_mean
 from evalsuite.precision.coverage import Gemm, gemms, shares
+from evalsuite.precision.kv import quantised_cache
 from evalsuite.precision.layers import KERNELS, Arm, GemmMode, Kernel
 from evalsuite.records import Realised, Recipe
 
@@ -97,12 +98,14 @@ def apply(
         device = next(model.parameters()).device
         arm = Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
         stack.callback(arm.clear)
+        if recipe.kv_cache is not None:
+            stack.enter_context(quantised_cache(model, recipe.kv_cache))
         for module, forward in arm.forwards(found):
             vars(module)["forward"] = forward
             stack.callback(vars(module).pop, "forward")
         mode = gemm_mode if any(gemm.quantised for gemm in found) else "none"
         realised = _realised(model, recipe, found, arm.kernel_name(found), mode)
-        totals = {key: sum(c[key] for c in arm.counts.values()) for key in COUNTS}
+        totals = {key: sum(c[key] for c in arm.counts.values()) for key in COUNTS if arm.counts}
         yield Applied(realised.model_copy(update={"counts": totals}), arm.operands, arm.counts)
 
 
@@ -115,11 +118,9 @@ def _check_names(**given: tuple[str, tuple[str, ...]]) -> None:
 
 def _check(model: nn.Module, recipe: Recipe, execution: str) -> None:
     """Whether this recipe can run on this model at all."""
-    quantises = recipe.weights is not None or recipe.activations is not None
+    quantises = any((recipe.weights, recipe.activations, recipe.kv_cache))
     if quantises and execution == "native":
         raise CannotRunError(f"Recipe '{recipe.id}' has no native kernel here; run it with execution='emulated'.")
-    if recipe.kv_cache is not None:
-        raise CannotRunError(f"Recipe '{recipe.id}' quantises the KV cache, which is not implemented.")
     if quantises and recipe.compute == "fp32":
         raise UsageError(f"Recipe '{recipe.id}' quantises and computes in FP32; quantised recipes compute in BF16.")
     dtypes = {p.dtype for p in model.parameters() if p.dim() > 1}
@@ -146,7 +147,7 @@ def _realised(model: nn.Module, recipe: Recipe, found: list[Gemm], kernel: str, 
     quantised = tuple(gemm.name for gemm in found if gemm.quantised)
     return Realised(
         recipe=recipe.id,
-        execution="emulated" if quantised else "native",
+        execution="emulated" if quantised or recipe.kv_cache else "native",
         kernel=kernel,
         gemm_mode=gemm_mode,
         logits_dtype="float32" if recipe.compute == "fp32" else "bfloat16",

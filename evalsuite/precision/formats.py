@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from evalsuite.errors import UsageError, did_you_mean
 from evalsuite.precision.elements import ELEMENTS, Element
-from evalsuite.precision.scales import RULES, encode_ue8m0, scale_of
+from evalsuite.precision.scales import KINDS, RULES, scales_of
 from evalsuite.records import Quant
 
 Block = tuple[int, int]
@@ -45,7 +45,9 @@ class Quantized:
     scales: Tensor
     """float32, one per block: (..., row blocks, column blocks); NaN for a block that held NaN or Inf."""
     scale_codes: Tensor | None
-    """uint8 E8M0 codes of `scales`, same shape; None for FP32 scales."""
+    """uint8 codes of `scales`, same shape: E8M0, or E4M3 beside `tensor_scale`; None for FP32 scales."""
+    tensor_scale: Tensor | None
+    """float32 without dimensions, only with E4M3 scales: `scales` = number of the code x this."""
     quant: Quant
     """How it was done."""
     counts: dict[str, int]
@@ -66,9 +68,9 @@ def quantize(
     Args:
         x: float32, bfloat16 or float16; any shape with at least one dimension, contiguous or not.
         element: a name in `ELEMENTS`.
-        scale: `fp32` or `ue8m0`.
+        scale: `fp32`, `ue8m0`, `e4m3` or `unit` (`scales.py`).
         block: rows and columns that share a scale, -1 for all; see the module docstring.
-        rounding: how amax becomes a power of two (`scales.py`); ignored for FP32 scales.
+        rounding: how amax becomes a power of two (`scales.py`); ignored unless the scale is UE8M0.
         amax_floor: smallest amax used for a scale.
 
     Raises:
@@ -76,11 +78,11 @@ def quantize(
     """
     if element not in ELEMENTS:
         raise UsageError(f"Unknown element format '{element}'.{did_you_mean(element, ELEMENTS)}")
-    if scale not in ("fp32", "ue8m0"):
-        raise UsageError(f"Unknown scale format '{scale}'.{did_you_mean(scale, ('fp32', 'ue8m0'))}")
+    if scale not in KINDS:
+        raise UsageError(f"Unknown scale format '{scale}'.{did_you_mean(scale, KINDS)}")
     if scale == "ue8m0" and rounding not in RULES[1:]:
         raise UsageError(f"Unknown rounding '{rounding}' of a UE8M0 scale.{did_you_mean(rounding, RULES[1:])}")
-    rule = "none" if scale == "fp32" else rounding
+    rule = rounding if scale == "ue8m0" else "none"
     return quantize_as(x, Quant(element=element, scale=scale, rounding=rule, block=block, amax_floor=amax_floor))
 
 
@@ -90,14 +92,15 @@ def quantize_as(x: Tensor, quant: Quant) -> Quantized:
         raise UsageError(f"Cannot quantise a tensor of {x.dtype}; allowed: {', '.join(map(str, FLOATS))}.")
     fmt = ELEMENTS[quant.element]
     v, crop = _to_blocks(x.detach(), quant.block)
-    scale = scale_of(v.abs().amax(dim=(-3, -1), keepdim=True), fmt, quant.rounding, quant.amax_floor)
+    scale, scale_codes, tensor_scale = scales_of(v.abs().amax(dim=(-3, -1), keepdim=True), quant)
     q = v / scale
     rounded = fmt.round(q.clamp(-fmt.max, fmt.max))
-    scales = scale.squeeze((-3, -1)).reshape(_scales_shape(x, quant.block))
+    shape = _scales_shape(x, quant.block)
     return Quantized(
         codes=_from_blocks(fmt.encode(rounded), x, crop),
-        scales=scales,
-        scale_codes=encode_ue8m0(scales) if quant.scale == "ue8m0" else None,
+        scales=scale.reshape(shape),
+        scale_codes=None if scale_codes is None else scale_codes.reshape(shape),
+        tensor_scale=tensor_scale,
         quant=quant,
         counts=_counts(v, q, rounded, fmt) | {"nonfinite_blocks": int(scale.isnan().sum())},
     )

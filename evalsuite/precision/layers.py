@@ -84,7 +84,10 @@ class Arm:
     def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
         """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
         assert self.recipe.weights is not None
-        done = [quantize_as(matrix, self.recipe.weights) for matrix in weight.reshape(-1, *weight.shape[-2:])]
+        matrices = weight.reshape(-1, *weight.shape[-2:]).unbind()
+        if self.recipe.weights_via is not None:
+            matrices = tuple(dequantize(quantize_as(matrix, self.recipe.weights_via)) for matrix in matrices)
+        done = [quantize_as(matrix, self.recipe.weights) for matrix in matrices]
         counts = {key: sum(q.counts[key] for q in done) for key in done[0].counts}
         if counts["nonfinite_blocks"]:
             raise CannotRunError(

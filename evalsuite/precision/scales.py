@@ -17,22 +17,67 @@ Scales are built from the bits of the FP32 number. `log2` errs one ulp above 448
 rounds to *nearest*: 58 % of the blocks would get too small a scale, and 0 would become 2^-127. Finite blocks never get
 code 0 or 255: 2^-127 is subnormal in FP32 (some devices flush it), 255 is NaN. FP32 scales stay normal likewise.
 
+Two more kinds of scale: `e4m3`, NVFP4's pair (an FP32 scale a tensor makes the largest block scale 448; block scales
+are rounded to the nearest E4M3 number, so elements may clip), and `unit`, the constant 1 of an uncalibrated KV cache.
+
 A block that holds NaN or Inf has no scale. It gets NaN (UE8M0 code 255), so it dequantises to NaN and is counted: it
 must show, and the plain bit trick would hide an Inf behind the scale 2^127.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from evalsuite.errors import UsageError, did_you_mean
-from evalsuite.precision.elements import Element
+from evalsuite.precision.elements import ELEMENTS, Element
+from evalsuite.records import Quant
 
 RULES = ("none", "ceil", "floor", "even", "ceil-element", "floor-x2")
 """Values of `Quant.rounding`."""
 NEVER_CLIPS = ("none", "ceil", "ceil-element", "floor-x2")
 """Rules under which no |v / s| exceeds the element's largest number by more than the rounding of the division."""
+KINDS = ("fp32", "ue8m0", "e4m3", "unit")
+"""Values of `Quant.scale`."""
 SMALLEST = 2.0**-126
 """Smallest scale: the smallest normal FP32 number, UE8M0 code 1. Reached only with an amax floor below 448 * 2^-126."""
+
+
+class Scales(NamedTuple):
+    """The scales of one tensor's blocks; all of the blocks' shape but `tensor`."""
+
+    values: Tensor
+    """float32, what elements are divided by; NaN for a block that holds NaN or Inf."""
+    codes: Tensor | None
+    """uint8 codes of UE8M0 or E4M3 scales, None for others."""
+    tensor: Tensor | None = None
+    """The FP32 scale of the whole tensor, beside E4M3 block scales: value = number of the code x this."""
+
+
+def scales_of(amax: Tensor, quant: Quant) -> Scales:
+    """Scales of all blocks of one tensor from their largest magnitudes (float32, any shape)."""
+    element, finite = ELEMENTS[quant.element], amax.isfinite()
+    if quant.scale == "e4m3":
+        return _two_levels(amax, element, quant.amax_floor)
+    if quant.scale == "unit":
+        return Scales(torch.where(finite, 1.0, float("nan")), None)
+    values = scale_of(amax, element, quant.rounding, quant.amax_floor)
+    return Scales(values, encode_ue8m0(values) if quant.scale == "ue8m0" else None)
+
+
+def may_clip(quant: Quant) -> bool:
+    """Whether an element divided by its scale can exceed the largest number of the format."""
+    return quant.scale in ("e4m3", "unit") or quant.rounding not in NEVER_CLIPS
+
+
+def _two_levels(amax: Tensor, element: Element, amax_floor: float) -> Scales:
+    """NVFP4: tensor scale a / (448 M), block scale RNE_E4M3(a_block / M / tensor scale), not below 2^-6 (torchao)."""
+    e4m3, finite = ELEMENTS["e4m3"], amax.isfinite()
+    largest = torch.where(finite, amax, 0.0).amax() if amax.numel() else amax.new_zeros(())
+    tensor = (largest.clamp_min(amax_floor) / (e4m3.max * element.target)).clamp_min(SMALLEST)
+    block = e4m3.round((amax / element.target / tensor).clamp(2.0**-6, e4m3.max))
+    block = torch.where(finite, block, float("nan"))
+    return Scales(block * tensor, e4m3.encode(block), tensor)
 
 
 def scale_of(amax: Tensor, element: Element, rule: str, amax_floor: float) -> Tensor:
