@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest
+from evalsuite.engines.attention import use_fp32_attention
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
 from evalsuite.precision import apply
+from evalsuite.precision.emulate import best_kernel
 from evalsuite.records import Arm, ModelRef, Realised
 
 COMPACT_AT = 0.75
@@ -64,13 +66,17 @@ class LocalEngine:
             model = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.bfloat16)
         except (OSError, ValueError, RuntimeError) as error:
             raise CannotRunError(f"{self._folder}: weights cannot be loaded: {str(error).splitlines()[0]}") from None
+        slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
+        if slow and model.config._attn_implementation == "sdpa":
+            use_fp32_attention(model)
         return model.to(self.device).eval().requires_grad_(False)
 
     @contextmanager
     def open(self, arm: Arm) -> "Iterator[LocalSession]":
         """Load the arm over the BF16 master; the master is restored exactly when the context ends."""
         mode = self._options.get("gemm_mode", "fast")
-        with apply(self._master, arm.recipe, gemm_mode=mode) as applied, torch.inference_mode():
+        # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
+        with apply(self._master, arm.recipe, gemm_mode=mode) as applied, torch.no_grad():
             yield LocalSession(self, self._master, applied.realised)
 
 
@@ -84,7 +90,10 @@ class LocalSession:
         self._device = engine.device
         self._head = FP32Head(model)
         self._enders: dict[str, frozenset[int]] = {}
-        self.realised = realised.model_copy(update={"logits_dtype": self._head.logits_dtype})
+        attention = model.config._attn_implementation
+        self.realised = realised.model_copy(
+            update={"logits_dtype": self._head.logits_dtype, "kernel": f"{realised.kernel}, {attention}"}
+        )
 
     # ------------------------------------------------------------------------------------------------- generation
 
