@@ -136,7 +136,8 @@ def main() -> None:
         "accuracy": {k: round(sum(v.values()) / len(v), 4) for k, v in
                      {"fp32": fp32, "stock_fp32": stock32, "bf16": bf16, "stock_bf16_64": stock64,
                       "stock_bf16_1": stock1}.items()},
-        "passes": not wrong and not wrong_thinking and max(against.values()) <= allowed, "threads": torch.get_num_threads(),
+        "passes": not wrong and not wrong_thinking and max(against.values()) <= allowed,
+        "threads": torch.get_num_threads(),
         "machine": machine.facts(), "software": machine.software(),
         "command": "python benchmarks/agreement.py" + (f" --items {args.items}" if args.items else ""),
     }  # fmt: skip

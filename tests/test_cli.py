@@ -129,10 +129,19 @@ def test_gate_exits_with_the_verdict(tiny_model: Path, tmp_path: Path):
     assert done.returncode == VERDICT_EXIT["INCONCLUSIVE"]
 
 
-SUITE = "schema: 1\nname: s\nmodel: reference\narms: [bf16, fp8-e4m3]\nbaseline: bf16\ntasks: [ref_truth]\n" \
-        "decision: {margin: 0.02}\n"  # fmt: skip
-ITEM = "{task: mine, items: i.jsonl, metric: exact_match, filter: answer, modes: [direct], max_gen_toks: 4, " \
-       "role: monitor, margin: 0.1}"  # fmt: skip
+SUITE = """\
+schema: 1
+name: s
+model: reference
+arms: [bf16, fp8-e4m3]
+baseline: bf16
+tasks: [ref_truth]
+decision: {margin: 0.02}
+"""
+ITEM = (
+    "{task: mine, items: i.jsonl, metric: exact_match, filter: answer, modes: [direct], max_gen_toks: 4, "
+    "role: monitor, margin: 0.1}"
+)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def test_greedy_text_in_fp32_equals_generate_one_by_one(engine: LocalEngine, tin
         made = session.generate(requests(engine))
     for request, ours in zip(requests(engine), made, strict=True):
         ids = torch.tensor([request.prompt])
-        theirs = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=list(engine.eos))[0, ids.shape[1] :]
-        expected = [t for t in theirs.tolist() if t not in engine.eos]
+        theirs = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=list(engine.eos))
+        expected = [t for t in theirs[0, ids.shape[1] :].tolist() if t not in engine.eos]
 
         assert list(ours.tokens) == expected
         assert ours.finish_reason == ("eos" if len(expected) < 20 else "length")
@@ -46,7 +46,8 @@ def test_log_likelihoods_in_fp32_equal_a_plain_forward_pass(engine: LocalEngine,
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    asked = [ScoreRequest((5, 6, 7, 8), (9,)), ScoreRequest((11,), (12, 13, 14)), ScoreRequest((1, 2, 3, 4, 5, 6), (7, 8))]
+    parts = [((5, 6, 7, 8), (9,)), ((11,), (12, 13, 14)), ((1, 2, 3, 4, 5, 6), (7, 8))]
+    asked = [ScoreRequest(*part) for part in parts]
     with engine.open(arm(engine)) as session:
         made = session.score(asked)
     for request, ours in zip(asked, made, strict=True):

@@ -28,8 +28,8 @@ decision: {{margin: 0.02}}
 def test_gsm8k_three_bbh_tasks_and_own_items_reach_a_verdict_in_every_arm(data: Path, tmp_path: Path):
     path = tmp_path / "real.yaml"
     path.write_text(SUITE.format(gsm8k=data / "gsm8k", bbh=data / "bbh"))
-    (tmp_path / "mine.jsonl").write_text("".join(
-        json.dumps({"question": f"Compute {i} + {i + 1}.", "answer": 2 * i + 1}) + "\n" for i in range(12)))  # fmt: skip
+    mine = [{"question": f"Compute {i} + {i + 1}.", "answer": 2 * i + 1} for i in range(12)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(item) + "\n" for item in mine))
     spec = suites.resolve(suites.load(str(path)), suites.Overrides(limit=6))[0]
     run = workflow.run(spec, workflow.Options(results=tmp_path / "r"))
     samples = run.samples()

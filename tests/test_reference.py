@@ -290,9 +290,12 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     stopped = start(tiny(tmp_path / "parts", steps=20), resume=False)
     before = curve(stopped, 12)
     stopped.save()
+    log = tmp_path / "parts" / "log.jsonl"
+    log.write_text('{"step": 12}\n{"step": 13}\n', encoding="utf-8")
     after = curve(start(tiny(tmp_path / "parts", steps=20), resume=True), 8)
 
     assert before + after == whole
+    assert log.read_text(encoding="utf-8") == '{"step": 12}\n'
     assert (tmp_path / "parts" / "seen.bin").stat().st_size % 8 == 0
 
 

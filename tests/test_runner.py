@@ -62,7 +62,8 @@ def test_every_planned_item_has_one_sample_in_every_cell(whole: workflow.Run):
 
 def test_arms_answer_the_same_groups_and_the_noise_floor_others(whole: workflow.Run):
     samples = whole.samples()
-    groups = {arm: rows.set_index(["task", "mode", "position"])["group"].to_dict() for arm, rows in samples.groupby("arm")}
+    where = ["task", "mode", "position"]
+    groups = {arm: rows.set_index(where)["group"].to_dict() for arm, rows in samples.groupby("arm")}
 
     assert groups["bf16"] == groups["fp8-ue8m0"] != groups["bf16@aa"]
 
@@ -139,7 +140,8 @@ def test_a_cell_whose_key_changed_is_computed_again_and_the_others_are_kept(suit
     times = {p.parent.name: p.stat().st_mtime_ns for p in run.path.glob("cells/*/samples.parquet")}
     old = Store(tmp_path / "r").run()
     again = workflow.run(old.manifest.spec, options, resume=old)
-    changed = {p.parent.name for p in run.path.glob("cells/*/samples.parquet") if p.stat().st_mtime_ns != times[p.parent.name]}
+    now = {p.parent.name: p.stat().st_mtime_ns for p in run.path.glob("cells/*/samples.parquet")}
+    changed = {name for name, at in now.items() if at != times[name]}
 
     assert changed == {key}
     assert again.manifest.cells[key].resume_key == run.manifest.cells[key].resume_key
@@ -160,9 +162,11 @@ def test_resuming_over_changed_items_is_refused(suite, tmp_path: Path):
     items = tmp_path / "items.jsonl"
     items.write_text("".join(f'{{"question": "{i}+1?", "answer": {i + 1}}}\n' for i in range(6)))
     path = suite()
-    text = path.read_text().replace("- ref_ordering_mc", f"- {{task: mine, items: {items}, metric: exact_match, "
-                                    "filter: answer, modes: [direct], max_gen_toks: 8, role: monitor, margin: 0.1}")  # fmt: skip
-    path.write_text(text)
+    entry = (
+        f"- {{task: mine, items: {items}, metric: exact_match, filter: answer, modes: [direct], max_gen_toks: 8, "
+        "role: monitor, margin: 0.1}"
+    )
+    path.write_text(path.read_text().replace("- ref_ordering_mc", entry))
     options = workflow.Options(results=tmp_path / "r")
     run = workflow.run(resolved(path, limit=4), options)
     items.write_text(items.read_text().replace("1+1", "1 plus 1").replace("2+1", "2 plus 1"))

@@ -52,8 +52,8 @@ def judge_run(
         if not planned:
             continue
         grid = lay_out(planned, samples, mode, _open_cells(manifest, mode, planned))
-        for arm in manifest.spec.candidates:
-            decisions.append(_judge_candidate(manifest, grid, arm.id, (attempts or {}).get(arm.id, 1)))
+        numbered = [(arm.id, (attempts or {}).get(arm.id, 1)) for arm in manifest.spec.candidates]
+        decisions += [_judge_candidate(manifest, grid, arm, attempt) for arm, attempt in numbered]
         arms += [row for arm in manifest.spec.arms for row in _summaries(manifest, grid, arm.id)]
     found = [finding for decision in decisions for finding in decision.findings]
     return Judgement(
