@@ -108,8 +108,10 @@ def test_unknown_names_on_the_command_line_are_refused():
 def test_own_items_are_checked_when_the_suite_is_read(tmp_path: Path):
     items = tmp_path / "items.jsonl"
     items.write_text('{"question": "1+1?", "answer": "2"}\n{"question": "2+2?"}\n')
-    entry = "- {task: mine, items: items.jsonl, metric: exact_match, filter: answer, modes: [direct], " \
-            "max_gen_toks: 8, role: certify, margin: 0.1}"  # fmt: skip
+    entry = (
+        "- {task: mine, items: items.jsonl, metric: exact_match, filter: answer, modes: [direct], "
+        "max_gen_toks: 8, role: certify, margin: 0.1}"
+    )
     text = GOOD.replace("- ref_boolean", entry)
 
     with pytest.raises(SuiteError, match=r"items.jsonl:2:1: missing 'answer'"):

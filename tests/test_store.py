@@ -112,7 +112,10 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_run(tmp_path: Path):
     store.reopen(store.run()).close()
 
 
-@pytest.mark.parametrize("content", ['{"schema_version": %d}' % (SCHEMA + 1), "{}", "[]", "{", '{"schema_version": 1}'])
+NEWER = json.dumps({"schema_version": SCHEMA + 1})
+
+
+@pytest.mark.parametrize("content", [NEWER, "{}", "[]", "{", '{"schema_version": 1}'])
 def test_a_newer_unversioned_or_broken_manifest_is_refused_with_its_path(tmp_path: Path, content: str):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "manifest.json").write_text(content)

@@ -37,8 +37,8 @@ def test_the_smoke_suite_runs_from_the_wheel_in_an_empty_folder(wheel: Path, tmp
     env = tmp_path / "env"
     venv.create(env, with_pip=False)
     site = next((env / "lib").glob("python*/site-packages"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(site),
-                    str(wheel)], check=True)  # fmt: skip
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*install, "--target", str(site), str(wheel)], check=True)
     # The dependencies that are installed here stand behind: a plain path entry, so an editable evalsuite is not seen.
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     empty = tmp_path / "empty"
