@@ -5,6 +5,7 @@
 (function () {
   "use strict";
   var root = document.documentElement;
+  var PRINTED_WIDTH = 665; /* pixels: the 176 mm that the style sheet gives a chart in print */
   var loaded = {};
   root.classList.add("js");
   window.evalsuite = { put: function (key, value) { loaded[key] = value; } };
@@ -40,8 +41,11 @@
     });
     return parts.length ? "#" + parts.join("&") : "";
   }
+  var pending = {}; /* what was typed and waits for its timer; any other change takes it along */
   function writeHash(changes, push) {
     var state = readHash();
+    changes = Object.assign({}, pending, changes);
+    pending = {};
     Object.keys(changes).forEach(function (key) {
       if (changes[key] === null) { delete state[key]; } else { state[key] = changes[key]; }
     });
@@ -65,7 +69,8 @@
   function controls() { return all("[data-key]"); }
   function valueOf(control) { return control.type === "checkbox" ? (control.checked ? "1" : "0") : control.value; }
   function setValue(control, value) {
-    if (control.type === "checkbox") { control.checked = value === "1"; } else { control.value = value; }
+    if (control.type === "checkbox") { control.checked = value === "1"; }
+    else if (control.value !== value) { control.value = value; } /* leave the caret of a field that is right already */
   }
   function knows(control, value) {
     return control.tagName !== "SELECT" || Array.prototype.some.call(control.options, function (option) {
@@ -82,7 +87,10 @@
         var value = valueOf(control);
         changes[control.dataset.key] = value === control.dataset.start ? null : value;
         window.clearTimeout(timer);
-        timer = window.setTimeout(function () { writeHash(changes, !typed); }, typed ? 150 : 0);
+        if (typed) {
+          Object.assign(pending, changes);
+          timer = window.setTimeout(function () { writeHash({}, false); }, 150);
+        } else { writeHash(changes, true); }
       });
     });
   }
@@ -241,10 +249,11 @@
       chart.textContent = "The chart could not be loaded. The table below holds every number.";
       return;
     }
-    var narrow = chart.clientWidth < 800 && !root.dataset.printing;
-    var layout = Object.assign({}, figure.layout, narrow ? figure.narrow : {});
+    /* The width is ours, not plotly's "responsive": that would squeeze the wide layout before the narrow one is chosen. */
+    var width = root.dataset.printing ? PRINTED_WIDTH : chart.clientWidth;
+    var layout = Object.assign({}, figure.layout, width < 800 ? figure.narrow : {}, { width: width });
     window.Plotly.react(chart, resolve(figure.data), resolve(layout),
-      { displayModeBar: false, responsive: true, scrollZoom: false, doubleClick: false, showTips: false });
+      { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: false, showTips: false });
   }
   function drawAll() {
     all(".chart").forEach(function (chart) { if (chart.offsetParent !== null) { draw(chart); } });

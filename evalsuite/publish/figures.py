@@ -9,6 +9,7 @@ An arm keeps one look on every page (`looks`): hue by family, marker and dash in
 can be told apart by everyone.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +63,27 @@ def looks(spec: RunSpec) -> dict[str, Look]:
     return found
 
 
+def tested(decision: Decision) -> bool:
+    """Whether a test was made. If not (plan not complete, nothing to pair), there is no change to show."""
+    return decision.delta is not None and decision.ci_kind != "none"
+
+
+def allowed(decision: Decision) -> float:
+    """The (negative) change at which a loss is too large; a relative margin is taken at the baseline's accuracy."""
+    if decision.plan.relative is None:
+        return -decision.plan.margin
+    return -(1 - decision.plan.relative) * (decision.accuracy_base or 0.0)
+
+
+def scale(decisions: Iterable[Decision]) -> tuple[float, float]:
+    """The ends of an axis that holds every interval, every margin and zero."""
+    rows = list(decisions)
+    low = min([0.0, *map(allowed, rows), *(row.ci[0] for row in rows if tested(row))])
+    high = max([0.0, *(row.ci[1] for row in rows if tested(row)), -0.5 * max(map(allowed, rows), default=0.0)])
+    pad = 0.05 * (high - low) or 0.01
+    return low - pad, high + pad
+
+
 def plain(name: str) -> str:
     """A name as plotly must be given it to draw it unchanged."""
     return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
@@ -89,12 +111,17 @@ def forest_finding(decision: SuiteDecision) -> str:
 
 def forest(decision: SuiteDecision, look: Look) -> Figure:
     """Change of accuracy by task, worst on top, with 90 % interval and margin, and the pooled diamond at the bottom."""
-    tasks = sorted(decision.tasks, key=lambda d: (d.delta is None, d.delta or 0.0, d.subject.task or ""), reverse=True)
+    tasks = sorted(decision.tasks, key=_place)
     rows = [(0, decision.pooled), *enumerate(tasks, start=1)]
     data = [_margins(rows), _squares(rows[1:], look)]
-    if decision.pooled.delta is not None:
+    if tested(decision.pooled):
         data.append(_diamond(decision.pooled, look))
     return {"data": data, "layout": _layout(rows), "narrow": _narrow(rows)}
+
+
+def _place(row: Decision) -> tuple[bool, float, str]:
+    """Order from the bottom: untested rows, then from the largest gain to the largest loss."""
+    return tested(row), -(row.delta or 0.0) if tested(row) else 0.0, row.subject.task or ""
 
 
 _Rows = list[tuple[int, Decision]]
@@ -104,7 +131,7 @@ def _margins(rows: _Rows) -> Figure:
     x: list[float | None] = []
     y: list[float | None] = []
     for place, row in rows:
-        limit = _points(-row.plan.margin)
+        limit = _points(allowed(row))
         x += [limit, limit, None]
         y += [place - 0.5, place + 0.5, None]
     line = {"color": "@unsafe", "width": 1.5, "dash": "5px,4px"}
@@ -113,7 +140,7 @@ def _margins(rows: _Rows) -> Figure:
 
 
 def _squares(rows: _Rows, look: Look) -> Figure:
-    drawn = [(place, row, row.delta) for place, row in rows if row.delta is not None]
+    drawn = [(place, row, row.delta) for place, row in rows if tested(row) and row.delta is not None]
     most = max([row.n for _, row, _ in drawn], default=1) or 1
     return {
         "type": "scatter", "name": "tasks", "mode": "markers",
@@ -131,16 +158,13 @@ def _diamond(pooled: Decision, look: Look) -> Figure:
     low, middle, high = (_points(v) for v in (pooled.ci[0], pooled.delta or 0.0, pooled.ci[1]))
     return {
         "type": "scatter", "name": "pooled", "mode": "lines", "fill": "toself", "fillcolor": f"@{look.family}",
-        "x": [low, middle, high, middle, low], "y": [0, 0.26, 0, -0.26, 0],
+        "x": [low, middle, high, middle, low], "y": [0, 0.2, 0, -0.2, 0],
         "line": {"color": f"@{look.family}", "width": 1.5}, "text": f"pooled: {_reading(pooled)}", "hoverinfo": "text",
     }  # fmt: skip
 
 
 def _layout(rows: _Rows) -> Figure:
-    drawn = [row for _, row in rows if row.delta is not None]
-    low = min([row.ci[0] for row in drawn] + [-row.plan.margin for _, row in rows])
-    high = max([row.ci[1] for row in drawn] + [row.plan.margin / 2 for _, row in rows])
-    pad = 0.06 * (high - low)
+    low, high = scale(row for _, row in rows)
     axis = {"gridcolor": "@grid", "linecolor": "@line", "ticks": "", "fixedrange": True}
     return {
         "height": 70 + 38 * len(rows), "margin": {"l": 8, "r": GUTTER, "t": 4, "b": 58},
@@ -148,9 +172,10 @@ def _layout(rows: _Rows) -> Figure:
         "dragmode": False, "showlegend": False, "hovermode": "closest",
         "hoverlabel": {"bgcolor": "@card", "bordercolor": "@line", "font": {"color": "@ink"}, "align": "left"},
         "font": {"color": "@ink", "size": 13, "family": "system-ui, sans-serif"},
-        "xaxis": {**axis, "range": [_points(low - pad), _points(high + pad)], "zeroline": True,
+        "xaxis": {**axis, "range": [_points(low), _points(high)], "zeroline": True,
                   "zerolinecolor": "@ink", "zerolinewidth": 1.5, "ticksuffix": "",
-                  "title": {"text": "change of accuracy, points", "standoff": 12, "font": {"color": "@muted", "size": 12}}},
+                  "title": {"text": "change of accuracy, points", "standoff": 12,
+                            "font": {"color": "@muted", "size": 12}}},
         "yaxis": {**axis, "range": [-0.6, len(rows) - 0.4], "showgrid": False, "zeroline": False, "automargin": True,
                   "tickvals": [place for place, _ in rows], "ticktext": [_name(row) + "  " for _, row in rows]},
         "shapes": [_rule()], "annotations": [_gutter(place, row) for place, row in rows],
@@ -159,11 +184,15 @@ def _layout(rows: _Rows) -> Figure:
 
 def _narrow(rows: _Rows) -> Figure:
     layout = _layout(rows)
-    labels = [{**_gutter(place, row), "x": 0, "xshift": 0, "y": place + 0.36, "text": f"{_name(row)}  {_short(row)}"}
-              for place, row in rows]  # fmt: skip
+    labels = [
+        {**_gutter(place, row), "x": 0, "xshift": 0, "y": place + 0.39, "bgcolor": "@card",
+         "text": f"{_name(row)}  {_short(row)}"}
+        for place, row in rows
+    ]  # fmt: skip
     return {
-        "height": 74 + 52 * len(rows), "annotations": labels, "yaxis": {**layout["yaxis"], "showticklabels": False},
-        "margin": {**layout["margin"], "r": 8}, "font": {**layout["font"], "size": 12},
+        "height": 74 + 56 * len(rows), "margin": {**layout["margin"], "r": 8}, "font": {**layout["font"], "size": 12},
+        "yaxis": {**layout["yaxis"], "showticklabels": False, "range": [-0.5, len(rows) - 0.4]},
+        "annotations": labels,
     }  # fmt: skip
 
 
@@ -173,7 +202,7 @@ def _rule() -> Figure:
 
 
 def _gutter(place: int, row: Decision) -> Figure:
-    color = "@muted" if row.delta is None else "@ink"
+    color = "@ink" if tested(row) else "@muted"
     return {"xref": "paper", "x": 1, "xshift": 14, "xanchor": "left", "y": place, "yanchor": "middle", "align": "left",
             "showarrow": False, "text": _reading(row), "font": {"color": color, "size": 12}}  # fmt: skip
 
@@ -186,11 +215,11 @@ def _name(row: Decision) -> str:
 
 
 def _short(row: Decision) -> str:
-    return "no value" if row.delta is None else f"{text.change(row.delta, row.ci)} {text.bounds(row.ci)}"
+    return f"{text.change(row.delta or 0.0, row.ci)} {text.bounds(row.ci)}" if tested(row) else "no value"
 
 
 def _reading(row: Decision) -> str:
-    if row.delta is None:
+    if not tested(row):
         return "no value: see the table"
     lost_gained = f"{text.count(row.counts.n10)} lost, {text.count(row.counts.n01)} gained"
     return f"{_short(row)}  ·  {lost_gained}  ·  n {text.count(row.n)}"

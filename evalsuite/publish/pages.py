@@ -6,7 +6,7 @@
     data/<run>.js                        charts, loaded by a script tag: `fetch` is blocked under file://
     downloads/<run>.*                    CSV and JSON of what the pages show
     assets/                              style sheet, script, one plotly.min.js for all pages
-    manifest.json                        SHA-256 of every file
+    site.json                        SHA-256 of every file
 
 A page is one line in `PAGES` and one template of the same name in `dashboards/`. Pages are complete without JavaScript:
 templates render every number; the script only selects, sorts, filters and draws. Nothing is fetched from elsewhere, and
@@ -55,7 +55,7 @@ def _of_view(runs: Sequence[JudgedRun]) -> Context:
     shown = views.views_of(runs[0])
     verdicts = [view.decision.verdict for view in shown]
     tally = ", ".join(f"{verdicts.count(word)} {word}" for word in reversed(VERDICTS) if word in verdicts)
-    return {"views": shown, "all_scale": views.scale_of(view.pooled for view in shown), "tally": tally}
+    return {"views": shown, "all_scale": figures.scale(view.pooled for view in shown), "tally": tally}
 
 
 def _of_run(runs: Sequence[JudgedRun]) -> Context:
@@ -142,8 +142,8 @@ class _Site:
     def _write_data(self, run: JudgedRun) -> None:
         forests = {view.id: figures.forest(view.decision, view.look) for view in views.views_of(run)}
         self._put(f"data/{run.slug}.js", _script("forest", forests))
-        for name in ("decisions", "arms", "cells"):
-            self._put(f"downloads/{run.slug}.{name}.csv", getattr(tables, name)(run))
+        for table in (tables.decisions, tables.arms, tables.cells):
+            self._put(f"downloads/{run.slug}.{table.__name__}.csv", table(run))
         judgement = json.loads(run.judgement.model_dump_json())
         self._put(f"downloads/{run.slug}.judgement.json", _json(judgement, indent=1) + "\n")
 
@@ -158,11 +158,12 @@ def _environment() -> Environment:
         loader=FileSystemLoader(resources.dashboards()), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    names = ("count", "about", "percent", "margin", "margin_up", "change", "bounds", "percent_bounds", "p_value", "moment")
-    env.filters.update({name: getattr(text, name) for name in names})
+    filters = (text.count, text.percent, text.margin, text.margin_up, text.change, text.bounds,
+               text.percent_bounds, text.p_value, text.moment, text.sentence, text.limit, text.breakable)  # fmt: skip
+    env.filters.update({function.__name__: function for function in filters})
     env.globals.update(
         plural=text.plural, machine_name=machine_name, finding_meanings=FINDINGS,
-        forest_finding=figures.forest_finding,
+        forest_finding=figures.forest_finding, tested=figures.tested, allowed=figures.allowed,
     )  # fmt: skip
     return env
 
@@ -196,7 +197,7 @@ def _write_manifest(folder: Path, runs: Sequence[JudgedRun]) -> dict[str, str]:
         "runs": {run.manifest.run_id: run.manifest.spec_sha256 for run in runs},
         "tools": {"plotly": importlib.metadata.version("plotly")},
     }  # fmt: skip
-    (folder / "manifest.json").write_text(_json(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "site.json").write_text(_json(content, indent=1) + "\n", encoding="utf-8")
     return files
 
 
@@ -206,7 +207,7 @@ def _is_site(folder: Path) -> bool:
     if not any(folder.iterdir()):
         return True
     try:
-        return bool(json.loads((folder / "manifest.json").read_bytes())["generator"] == "evalsuite")
+        return bool(json.loads((folder / "site.json").read_bytes())["generator"] == "evalsuite")
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -67,7 +67,7 @@ class JudgedRun:
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], list[CellRecord]]:
-        cells = defaultdict(list)
+        cells: dict[tuple[str, str], list[CellRecord]] = defaultdict(list)
         for record in self.manifest.cells.values():
             cells[record.cell.arm, record.cell.mode].append(record)
         return cells
@@ -134,11 +134,12 @@ def machine_name(manifest: Manifest) -> str:
     return f"{facts['processor']}{cores}" if facts.get("processor") else "not recorded"
 
 
-def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
+def flatten(value: object, key: str = "") -> list[tuple[str, str]]:
     """A nested record as `(dotted key, text)` rows, sorted; None reads `not known`."""
     if isinstance(value, dict):
-        return [row for key in sorted(value) for row in flatten(value[key], f"{prefix}{key}.")]
+        return [row for name in sorted(value) for row in flatten(value[name], f"{key}.{name}" if key else str(name))]
     if isinstance(value, list | tuple):
-        return [(prefix.rstrip("."), ", ".join(map(str, value)) or "none")]
-    shown = "not known" if value is None else str(value)
-    return [(prefix.rstrip("."), shown)]
+        return [(key, ", ".join(map(str, value)) or "none")]
+    if isinstance(value, int) and key.endswith("_bytes"):
+        return [(key.removesuffix("_bytes"), f"{value / 2**30:.1f} GiB")]
+    return [(key, "not known" if value is None else str(value))]

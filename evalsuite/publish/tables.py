@@ -7,8 +7,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from evalsuite.publish.figures import tested
 from evalsuite.publish.runs import JudgedRun
-from evalsuite.records import Decision
+from evalsuite.records import CellRecord, Decision
 
 Value = str | int | float | None
 
@@ -35,7 +36,7 @@ def decisions(run: JudgedRun) -> str:
 
     def row(d: Decision) -> Sequence[Value]:
         s, c = d.subject, d.counts
-        interval = d.ci if d.delta is not None else (None, None)
+        interval = d.ci if tested(d) else (None, None)
         return (run.manifest.run_id, s.model, s.baseline, s.candidate, s.mode, s.task, d.plan.role, d.plan.margin,
                 d.verdict, d.n, d.accuracy_base, d.accuracy_cand, d.delta, *interval, d.ci_kind, d.p_safe, d.p_unsafe,
                 c.n10, c.n01, c.missing_base, c.missing_cand, " ".join(d.reasons), " ".join(d.flags))  # fmt: skip
@@ -59,9 +60,10 @@ def cells(run: JudgedRun) -> str:
     """One row a cell."""
     head = ("run", "cell", "arm", "task", "mode", "repeat", "status", "n_done", "n_planned", "execution", "kernel",
             "samples_sha256", "error")  # fmt: skip
-    rows = [
-        (run.manifest.run_id, key, r.cell.arm, r.cell.task, r.cell.mode, r.cell.repeat, r.status, r.n_done, r.n_planned,
-         r.realised and r.realised.execution, r.realised and r.realised.kernel, r.samples_sha256, r.error)
-        for key, r in sorted(run.manifest.cells.items())
-    ]  # fmt: skip
-    return _csv(head, rows)
+
+    def row(key: str, r: CellRecord) -> Sequence[Value]:
+        ran = (r.realised.execution, r.realised.kernel) if r.realised else (None, None)
+        return (run.manifest.run_id, key, r.cell.arm, r.cell.task, r.cell.mode, r.cell.repeat, r.status, r.n_done,
+                r.n_planned, *ran, r.samples_sha256, r.error)  # fmt: skip
+
+    return _csv(head, (row(key, record) for key, record in sorted(run.manifest.cells.items())))

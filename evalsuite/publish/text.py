@@ -6,9 +6,12 @@ U+2212. And an absent value has no number at all: the functions here take values
 for something that was not measured (`views.Reading` says why it is absent).
 """
 
+import hashlib
 import math
 import re
 from datetime import UTC, datetime
+
+from markupsafe import Markup
 
 MINUS = "\N{MINUS SIGN}"
 FINE = 0.5
@@ -18,12 +21,6 @@ FINE = 0.5
 def count(value: int) -> str:
     """`1,319`."""
     return f"{value:,}"
-
-
-def about(value: float) -> str:
-    """A forecast, to two significant digits: `about 5,300`."""
-    digits = max(0, len(str(int(value))) - 2)
-    return f"about {round(int(value), -digits):,}"
 
 
 def percent(fraction: float) -> str:
@@ -54,6 +51,11 @@ def _signed(value: float, digits: int) -> str:
     return f"{MINUS if value < 0 else '+'}{text}"
 
 
+def limit(fraction: float) -> str:
+    """The change at which a loss is too large, in points: `−2`."""
+    return f"{MINUS}{abs(float(f'{100 * fraction:.3g}')):g}"
+
+
 def _digits(interval: tuple[float, float]) -> int:
     return 2 if 50 * (interval[1] - interval[0]) < FINE else 1
 
@@ -81,6 +83,23 @@ def p_value(p: float) -> str:
     return f"{p:.3f}" if p >= 0.1 else f"{p:.3g}"
 
 
+def sentence(words: str, verdict: str) -> tuple[str, str]:
+    """A decision's sentence for a page that shows the verdict already: its first statement, and the rest."""
+    head, colon, body = words.partition(": ")
+    body = body if colon and head.split(",")[0] == verdict else words
+    first, _, rest = body.rstrip(".").partition("; ")
+    return f"{_capital(first)}.", f"{_capital(rest)}." if rest else ""
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def breakable(name: str) -> Markup:
+    """A name, escaped, that a browser may break after `_`, `-`, `/`, `.` and `@`."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_\-/.@])(?=.)", name))
+
+
 def moment(iso: str) -> str:
     """`2026-11-24 05:44Z` from an ISO time; anything else unchanged."""
     try:
@@ -99,8 +118,6 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 def slug(text: str) -> str:
     """A file name made of an id; equal ids give equal names, different ids different ones."""
-    import hashlib
-
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", text).strip(".-")[:80]
     if safe == text:
         return safe

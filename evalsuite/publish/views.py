@@ -4,14 +4,18 @@ Templates only lay out what a view says, and a view only gathers what the run an
 of emulated arms are never shown, not even as zero. `doubts` always has the same lines, so that an absent check is seen.
 """
 
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
-from evalsuite.publish import text
+from evalsuite.publish import figures, text
 from evalsuite.publish.figures import Look
 from evalsuite.publish.runs import JudgedRun, Reading
 from evalsuite.records import Arm, Decision, Finding, Mode, SuiteDecision
+
+SHOWN_FINDINGS = 3
+"""Findings of one code on the page; ten thousand failed cells are one thing to know, not ten thousand."""
 
 Level = Literal["fine", "info", "warning", "error"]
 
@@ -73,7 +77,7 @@ class View:
     @property
     def scale(self) -> tuple[float, float]:
         """The ends of the axis on which this view's intervals are drawn."""
-        return scale_of(self.gates)
+        return figures.scale(self.gates)
 
     @property
     def unmeasured(self) -> str:
@@ -94,17 +98,29 @@ class View:
         """What could make this verdict wrong: always the same lines, so that an absent check is seen."""
         return (self._noise(), self._coverage(), *self._answers(), self._execution(), self._attempt())
 
-    @property
+    @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """Findings on this decision, then on the run; worst first, none twice."""
+        """Findings on this decision and on the run as a whole, worst first; those on other decisions are theirs."""
         rank = {"error": 0, "warning": 1, "info": 2}
-        found = dict.fromkeys((*self.decision.findings, *self.run.judgement.findings))
+        others = {f for decision in self.run.judgement.decisions for f in decision.findings}
+        found = dict.fromkeys((*self.decision.findings, *(f for f in self.run.judgement.findings if f not in others)))
         return tuple(sorted(found, key=lambda f: (rank[f.severity], f.code)))
+
+    @property
+    def shown_findings(self) -> list[tuple[Finding, int]]:
+        """At most `SHOWN_FINDINGS` of a code; beside the last of a code, how many more there are."""
+        shown: list[tuple[Finding, int]] = []
+        for _, group in itertools.groupby(self.findings, key=lambda f: (f.severity, f.code)):
+            same = list(group)
+            rest = [0] * (min(len(same), SHOWN_FINDINGS) - 1) + [max(0, len(same) - SHOWN_FINDINGS)]
+            shown += zip(same[:SHOWN_FINDINGS], rest, strict=True)
+        return shown
 
     def _noise(self) -> Doubt:
         noise, seen = self.decision.noise, self.pooled.counts
         if noise is None:
-            return Doubt("Noise floor", "not run", "flips cannot be told from run-to-run noise", "warning")
+            missing = "not run yet" if self.run.manifest.spec.noise_arm else "not in this suite"
+            return Doubt("Noise floor", missing, "flips cannot be told from run-to-run noise", "warning")
         p = "" if self.decision.noise_p is None else f"; exact p {text.p_value(self.decision.noise_p)}"
         broken = any(f.code == "NOISE_FLOOR_BROKEN" for f in self.findings)
         value = f"{text.count(noise.n10 + noise.n01)} of {text.count(noise.n)} items flip between two baseline runs"
@@ -150,16 +166,6 @@ class View:
         if attempt == 1:
             return Doubt("Attempt", "first", "of this question in this store")
         return Doubt("Attempt", f"number {attempt}", "repeating a run until it passes raises the error rate", "info")
-
-
-def scale_of(gates: Iterable[Decision]) -> tuple[float, float]:
-    """The ends of an axis that holds every interval, every margin and zero."""
-    low, high = 0.0, 0.0
-    for gate in gates:
-        inside = gate.ci if gate.delta is not None else (0.0, 0.0)
-        low, high = min(low, inside[0], -gate.plan.margin), max(high, inside[1], gate.plan.margin / 2)
-    pad = 0.04 * (high - low)
-    return low - pad, high + pad
 
 
 def views_of(run: JudgedRun) -> tuple[View, ...]:
