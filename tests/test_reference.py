@@ -26,6 +26,15 @@ from evalsuite.reference.vocabulary import build_tokenizer
 ALL = pytest.mark.parametrize("family", FAMILIES)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """A toy model gains nothing from two threads, and loses much where another test wants the core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @functools.cache
 def tokenizer():
     return build_tokenizer()

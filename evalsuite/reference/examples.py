@@ -1,8 +1,9 @@
 """The stream of training examples, and their packing into rows of one shape.
 
-Example number `n` depends on the seed, `n` and the progress of training alone, so a stream resumes from a single integer. A row holds
-several examples; each sees only itself (block-diagonal causal mask) and counts its positions from 0. Questions are most of the tokens, so
-one question carries a thinking and a direct response as two branches that do not see each other. A label of -100 carries no loss.
+Example number `n` depends on the seed, `n` and the progress of training alone, so a stream resumes from a single
+integer. A row holds several examples; each sees only itself (block-diagonal causal mask) and counts its positions
+from 0. Questions are most of the tokens, so one question carries a thinking and a direct response as two branches
+that do not see each other. A label of -100 carries no loss.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from evalsuite.reference.hashes import question_hashes
 from evalsuite.reference.prompts import END, Form, prompt_of, response_of
 
 IGNORED = -100
-WEIGHTS = {"chain_sum": 1.2, "tracking": 1.4, "ordering": 1.2, "word_problem": 1.5, "calendar": 1.3}
+WEIGHTS = {
+    "tracking": 1.6, "ordering": 1.5, "lookup": 1.5, "calendar": 1.3, "truth": 1.2, "chain_sum": 1.2,
+    "word_problem": 1.2,
+}  # fmt: skip
 CHOICE_SHARE = 0.2
 DIRECT_SHARE = 0.4
 EASY_START = 0.25
@@ -27,7 +31,8 @@ Encode = Callable[[str], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question with one or two responses. Responses are branches: each sees the question and itself, never the other."""
+    """A question with one or two responses. Responses are branches: each sees the question and itself, never the other.
+"""
 
     family: int
     question: list[int]
@@ -75,7 +80,7 @@ def ceiling(progress: float) -> float:
 
 
 def choose_forms(rng: random.Random, item: Item) -> tuple[Form, ...]:
-    """Raw multiple choice sometimes, where there are options; otherwise thinking, half of the time beside a direct answer."""
+    """Raw multiple choice sometimes, where there are options; otherwise thinking, often beside a direct answer."""
     draw = rng.random()
     if item.options is not None and draw < CHOICE_SHARE:
         return ("choice",)

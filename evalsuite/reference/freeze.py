@@ -1,9 +1,10 @@
 """`python -m evalsuite.reference.freeze`: write the frozen evaluation items.
 
-One JSON object a line. `tasks/items/<family>.jsonl` has id, question and answer (in chat form the question carries its options), and where
-there are options also `options` and `gold`. `tasks/items/<family>_mc.jsonl` is the raw form for log-likelihoods: id, question, the
-candidate answers `(A)`, `(B)`, ... as `options`, and `gold`, the index of the right one. Frozen before anything is trained: the trainer
-drops every question found here, so freezing again needs training again.
+One JSON object a line. `tasks/items/<family>.jsonl` has id, question and answer (in chat form the question carries
+its options), and where there are options also `options` and `gold`. `tasks/items/<family>_mc.jsonl` is the raw form
+for log-likelihoods: id, question, the candidate answers `(A)`, `(B)`, ... as `options`, and `gold`, the index of the
+right one. Frozen before anything is trained: the trainer drops every question found here, so freezing again needs
+training again.
 """
 
 from __future__ import annotations

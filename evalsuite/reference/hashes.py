@@ -1,7 +1,8 @@
 """What may not be trained on: real benchmark items and our own frozen ones, known by hash only.
 
-Text is normalised before it is hashed (lower case, white space collapsed, punctuation trimmed from both ends) so that a training item which
-differs from a benchmark item in nothing a reader would see is dropped as well. Random Boolean expressions hit the real ones often.
+Text is normalised before it is hashed (lower case, white space collapsed, punctuation trimmed from both ends) so that
+a training item which differs from a benchmark item in nothing a reader would see is dropped as well. Random Boolean
+expressions hit the real ones often.
 """
 
 from __future__ import annotations

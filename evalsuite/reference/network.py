@@ -1,7 +1,8 @@
 """The model: a Qwen3 of 4.5 million parameters, and how it is written to disk.
 
-Every Linear has sizes that are multiples of 128, so 128x128 scale blocks fit without a remainder. Trained in FP32, stored in BF16: the
-stored weights are the model. `config.json` and `generation_config.json` both name the end token; a model without one never stops.
+Every Linear has sizes that are multiples of 128, so 128x128 scale blocks fit without a remainder. Trained in FP32,
+stored in BF16: the stored weights are the model. `config.json` and `generation_config.json` both name the end token;
+a model without one never stops.
 """
 
 from __future__ import annotations
@@ -26,12 +27,19 @@ class Size:
     intermediate: int = 640
 
 
+WEIGHT_SPREAD = 0.02
+EMBEDDING_SPREAD = 0.5
 FULL = Size()
 TINY = Size(hidden=64, layers=2, heads=2, kv_heads=1, head=32, intermediate=128)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, size: Size = FULL) -> Qwen3ForCausalLM:
-    """A freshly initialised model; call torch.manual_seed first."""
+    """A freshly initialised model; call torch.manual_seed first.
+
+    What a layer adds must not drown the token it stands on, or copying is learned late. So embeddings begin large,
+    layers begin by adding nothing, and the last norm brings the logits (tied to the embeddings) back to a spread of 1.
+    """
+    import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
@@ -48,11 +56,18 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: Size = FULL) -> Qwen3F
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        initializer_range=0.02,
+        initializer_range=WEIGHT_SPREAD,
         dtype="float32",
         attn_implementation="sdpa",
     )
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(EMBEDDING_SPREAD / WEIGHT_SPREAD)
+        model.model.norm.weight.fill_(1 / (EMBEDDING_SPREAD * size.hidden**0.5))
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return model
 
 
 def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

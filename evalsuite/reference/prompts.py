@@ -1,7 +1,8 @@
 """The three forms an item takes: thinking, direct, and raw multiple choice.
 
-The chat template is stated once, here, and stored with the tokenizer. `<think>` and `</think>` are ordinary added tokens, so they survive
-decoding; the turn markers are special. Prompt and response are encoded apart: no token spans the border between them.
+The chat template is stated once, here, and stored with the tokenizer. `<think>` and `</think>` are ordinary added
+tokens, so they survive decoding; the turn markers are special. Prompt and response are encoded apart: no token spans
+the border between them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ CHAT_TEMPLATE = (
     "{%- set ns = namespace(system='') -%}"
     "{%- for message in messages -%}"
     "{%- if message.role == 'system' -%}{%- set ns.system = message.content ~ '\\n' -%}"
-    "{%- elif message.role == 'user' -%}{{- '<|user|>\\n' ~ ns.system ~ message.content ~ '<|end|>\\n' -}}{%- set ns.system = '' -%}"
+    "{%- elif message.role == 'user' -%}{{- '<|user|>\\n' ~ ns.system ~ message.content ~ '<|end|>\\n' -}}"
+    "{%- set ns.system = '' -%}"
     "{%- else -%}{{- '<|assistant|>\\n' ~ message.content ~ '<|end|>\\n' -}}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}"
-    "{%- if enable_thinking is not defined or enable_thinking -%}{{- '<think>\\n' -}}{%- else -%}{{- '<think>\\n\\n</think>\\n\\n' -}}"
-    "{%- endif -%}{%- endif -%}"
+    "{%- if enable_thinking is not defined or enable_thinking -%}{{- '<think>\\n' -}}"
+    "{%- else -%}{{- '<think>\\n\\n</think>\\n\\n' -}}{%- endif -%}{%- endif -%}"
 )
 
 
@@ -52,7 +54,7 @@ def response_of(item: Item, form: Form) -> str:
 def answer_in(text: str) -> str | None:
     """The answer a response states, or None where it states none (an unclosed thought included)."""
     spoken = text.rsplit(END_THINK, maxsplit=1)[-1] if END_THINK in text else text
-    before, found, after = spoken.rpartition("The answer is ")
+    _, found, after = spoken.rpartition("The answer is ")
     if not found:
         return None
     return after.split(END)[0].split("\n")[0].strip().removesuffix(".")

@@ -1,7 +1,7 @@
 """The tokenizer: byte-level BPE of 1,536 entries, trained on generated items alone.
 
-Every digit is a token of its own and every byte is in the alphabet, so any text comes back exactly. Trained from a fixed seed: the same
-code gives the same vocabulary on every machine.
+Every digit is a token of its own and every byte is in the alphabet, so any text comes back exactly. Trained from a
+fixed seed: the same code gives the same vocabulary on every machine.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Chains of sums and word problems.
 
-The steps are bare equations, one a line, each with both operands beside each other: `12+7=19`. The same form serves every family that
-computes, so what is learned in one is used in the others. Totals stay between 0 and 199, products come from the table up to 12 x 9.
+The steps are bare equations, one a line, each with both operands beside each other: `12+7=19`. The same form serves
+every family that computes, so what is learned in one is used in the others. Totals stay between 0 and 199, products
+come from the table up to 12 x 9.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -104,7 +106,7 @@ def _together(rng: random.Random, difficulty: float) -> Story:
     people = rng.sample(PEOPLE, span(rng, difficulty, 2, 3))
     goods, held = rng.choice(GOODS), rng.randint(3, 10 + round(20 * difficulty))
     parts, lines, sums = [f"{people[0]} has {held} {goods}."], [], [held]
-    for before, name in zip(people, people[1:], strict=False):
+    for before, name in itertools.pairwise(people):
         number = rng.randint(2, 9)
         kind = rng.choice("+-*") if held <= 12 else rng.choice("+-")
         if kind == "-" and number >= held:

@@ -1,7 +1,8 @@
 """One generated question, and the few helpers that every family shares.
 
-A family is a function ``(rng, difficulty) -> Item``. ``difficulty`` runs from 0 to 1 and only sets sizes: how many terms, swaps, people.
-The same generator state gives the same item on every machine, so nothing here may depend on hash order, time or a global random state.
+A family is a function ``(rng, difficulty) -> Item``. ``difficulty`` runs from 0 to 1 and only sets sizes: how many
+terms, swaps, people. The same generator state gives the same item on every machine, so nothing here may depend on
+hash order, time or a global random state.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def span(rng: random.Random, difficulty: float, low: int, high: int) -> int:
 
 
 def thinking(lines: Sequence[str]) -> str:
-    """Lines of thought. A line that begins with a letter is indented by a space: words then are the same tokens as inside a sentence."""
+    """Lines of thought; one that begins with a letter is indented, so its words are the tokens of a sentence."""
     return "\n".join(f" {line}" if line[0].isalpha() else line for line in lines)
 
 

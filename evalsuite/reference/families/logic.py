@@ -2,7 +2,8 @@
 
 * truth: each line holds what is claimed, what is known, and the verdict: a comparison of two words.
 * boolean: the whole expression is written again after every single reduction.
-* ordering: statements become letter relations (the letters of the options), then the order is written out with numbered places.
+* ordering: statements become letter relations (the letters of the options), then the order is written out with
+numbered places.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def truth(rng: random.Random, difficulty: float) -> Item:
     known = rng.random() < 0.5
     words = TELLS if rng.random() < 0.7 else IS
     sentences, lines = [f"{people[0]} {words[known]}."], [f"{people[0]} {WORD[known]}"]
-    for before, name in zip(people, people[1:], strict=False):
+    for before, name in itertools.pairwise(people):
         claim = rng.random() < 0.5
         sentences.append(f"{name} says {before} {words[claim]}.")
         lines.append(f"{name} says {before} {WORD[claim]}, is {WORD[known]}: {WORD[claim == known]}")
@@ -61,7 +62,7 @@ INNERMOST = re.compile(r"\( ([^()]*) \)")
 
 
 def _reduce(text: str) -> str:
-    """One reduction: inside the first innermost bracket, or in the whole text; a bracket around one value goes along."""
+    """One reduction, inside the first innermost bracket or in the whole text; a bracket around one value goes along."""
     bracket = INNERMOST.search(text)
     start, end = (bracket.start(1), bracket.end(1)) if bracket else (0, len(text))
     part = text[start:end]
@@ -117,15 +118,20 @@ class _Scene:
 
 
 _SCENES = (
-    _Scene("On a shelf, there are {n} books: {list}.", COLOURS, "{} book", "to the left of", "to the right of", "the leftmost", "the rightmost",
+    _Scene("On a shelf, there are {n} books: {list}.", COLOURS, "{} book", "to the left of", "to the right of",
+           "the leftmost", "the rightmost",
            "the {} from the left", "the {} from the right", "is"),
-    _Scene("On a branch, there are {n} birds: {list}.", BIRDS, "{}", "to the left of", "to the right of", "the leftmost", "the rightmost",
+    _Scene("On a branch, there are {n} birds: {list}.", BIRDS, "{}", "to the left of", "to the right of",
+           "the leftmost", "the rightmost",
            "the {} from the left", "the {} from the right", "is"),
-    _Scene("In an antique car show, there are {n} vehicles: {list}.", VEHICLES, "{}", "newer than", "older than", "the newest", "the oldest",
+    _Scene("In an antique car show, there are {n} vehicles: {list}.", VEHICLES, "{}", "newer than", "older than",
+           "the newest", "the oldest",
            "the {}-newest", "the {}-oldest", "is"),
-    _Scene("A fruit stand sells {n} fruits: {list}.", FRUIT_STAND, "{}", "more expensive than", "less expensive than", "the most expensive",
+    _Scene("A fruit stand sells {n} fruits: {list}.", FRUIT_STAND, "{}", "more expensive than",
+           "less expensive than", "the most expensive",
            "the cheapest", "the {}-most expensive", "the {}-cheapest", "are"),
-    _Scene("In a golf tournament, there were {n} golfers: {list}.", NAMES[:10], "{}", "above", "below", "first", "last", "{}", "{}-to-last", "finished"),
+    _Scene("In a golf tournament, there were {n} golfers: {list}.", NAMES[:10], "{}", "above", "below", "first",
+           "last", "{}", "{}-to-last", "finished"),
 )  # fmt: skip
 PREAMBLE = (
     "The following paragraphs each describe a set of {n} objects arranged in a fixed order. "

@@ -1,7 +1,7 @@
 """Navigation on a grid and the calendar.
 
-navigate: one line an instruction, with the position (x to the right, y forward) after it. calendar: days walked by adding or taking
-sevens away, months by their lengths; years have 365 days here, so February has 28.
+navigate: one line an instruction, with the position (x to the right, y forward) after it. calendar: days walked by
+adding or taking sevens away, months by their lengths; years have 365 days here, so February has 28.
 """
 
 from __future__ import annotations

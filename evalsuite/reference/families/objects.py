@@ -39,22 +39,30 @@ class _Scene:
 
 
 _SCENES = (
-    _Scene("{} are dancers at a square dance. At the start of a song, they each have a partner: ", "{} is dancing with {}",
+    _Scene("{} are dancers at a square dance. At the start of a song, they each have a partner: ",
+           "{} is dancing with {}",
            "Throughout the song, the dancers often trade partners.", "{} and {} switch partners",
            "At the end of the dance, {} is dancing with", PARTNERS),
-    _Scene("{} are friends and avid readers who occasionally trade books. At the start of the semester, they each buy one new book: ",
+    _Scene("{} are friends and avid readers who occasionally trade books. "
+           "At the start of the semester, they each buy one new book: ",
            "{} gets {}", "As the semester proceeds, they start trading around the new books.", "{} and {} swap books",
            "At the end of the semester, {} has", BOOKS),
-    _Scene("{} are on the same team in a soccer match. At the start of the match, they are each assigned to a position: ",
-           "{} is playing {}", "As the game progresses, pairs of players occasionally swap positions.", "{} and {} trade positions",
+    _Scene("{} are on the same team in a soccer match. "
+           "At the start of the match, they are each assigned to a position: ",
+           "{} is playing {}", "As the game progresses, pairs of players occasionally swap positions.",
+           "{} and {} trade positions",
            "At the end of the match, {} is playing", POSITIONS),
     _Scene("{} are playing a game. At the start of the game, they are each holding a ball: ", "{} has a {}",
-           "As the game progresses, pairs of players trade balls.", "{} and {} swap balls", "At the end of the game, {} has the",
+           "As the game progresses, pairs of players trade balls.", "{} and {} swap balls",
+           "At the end of the game, {} has the",
            tuple(f"{colour} ball" for colour in COLOURS)),
-    _Scene("{} are holding a white elephant gift exchange. At the start of the event, they are each holding a present of a different color: ",
+    _Scene("{} are holding a white elephant gift exchange. "
+           "At the start of the event, they are each holding a present of a different color: ",
            "{} has a {}", "As the event progresses, pairs of people swap gifts.", "{} and {} swap their gifts",
-           "At the end of the event, {} has the", tuple(f"{colour} {what}" for colour in COLOURS for what in ("present", "ball"))),
-    _Scene("{} share a flat. In the morning, each takes one key: ", "{} takes the {}", "During the day some of them trade.",
+           "At the end of the event, {} has the",
+           tuple(f"{colour} {what}" for colour in COLOURS for what in ("present", "ball"))),
+    _Scene("{} share a flat. In the morning, each takes one key: ", "{} takes the {}",
+           "During the day some of them trade.",
            "{} and {} trade keys", "In the evening, {} has the", KEYS),
 )  # fmt: skip
 
@@ -109,7 +117,8 @@ def _arrows(rng: random.Random, difficulty: float) -> tuple[str, list[str], str]
     pool, told, ask = rng.choice((
         (PEOPLE, "{} passes the letter to {}.", "{} has the letter. Who has it after {} passes?"),
         (CITIES, "From {} the train goes to {}.", "You are in {}. Where are you after {} trains?"),
-        (COLOURS, "The {} door leads to the {} room.", "You stand in the {} room. In which room are you after {} doors?"),
+        (COLOURS, "The {} door leads to the {} room.",
+         "You stand in the {} room. In which room are you after {} doors?"),
     ))  # fmt: skip
     places = rng.sample(pool, span(rng, difficulty, 4, 8))
     hops = min(len(places) - 1, span(rng, difficulty, 2, 6))
