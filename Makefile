@@ -14,7 +14,7 @@ test: $(VENV)/.test  ## the quick, whole test of the product, the browser's incl
 	bash tests/chromium.sh
 	$(BIN)/ruff check evalsuite tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not engines and not gpu" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not engines and not gpu" tests
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+VIEW = "#c=fp8-ue8m0&m=thinking"
 PAGES = {"verdict": "index.html", "tasks": "tasks.html"}
 
 
@@ -21,7 +22,7 @@ def main(site: Path, out: Path) -> None:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for name, page in PAGES.items():
             tab = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
-            tab.goto((site / page).resolve().as_uri())
+            tab.goto((site / page).resolve().as_uri() + VIEW)
             tab.wait_for_load_state("load")
             tab.wait_for_timeout(800)
             tab.screenshot(path=out / f"{name}.png", full_page=False)

@@ -158,7 +158,7 @@ ITEM = (
         ("[ref_truth]", "[{task: ref_truth, filter: answr}]", 2, "no filter 'answr'. Did you mean 'answer'"),
         ("[ref_truth]", "[{task: ref_truth, metric: acc}]", 2, "no metric 'acc'"),
         ("model: reference", "model: ./absent", 3, "Model folder './absent' does not exist"),
-        ("[ref_truth]", f"[{ITEM}]", 2, "i.jsonl:2:15: broken line"),
+        ("[ref_truth]", f"[{ITEM}]", 2, "i.jsonl:2:17: broken line"),
         ("tasks: [ref_truth]", "datasets: {openai/gsm8k: gone}\ntasks: [gsm8k]", 3, "dataset folder does not exist"),
     ],
 )  # fmt: skip

@@ -85,7 +85,7 @@ def world(answers, *, margin=0.02, guard=0.05, role="monitor", status="done", de
         plans[f"pooled.{mode}"] = Plan(margin=margin, design=design, n_planned=total)
     cells = [Cell(arm=a, task=t, mode=m) for a, t, m in answers]
     spec = RunSpec(
-        name="test", model=MODEL, arms=arms, baseline="bf16", tasks=tasks, limit=limit,
+        name="test", model=MODEL, arms=arms, baseline="bf16", tasks=tasks, limit=limit, limited=limit is not None,
         decision=DecisionSpec(margin=margin, design=design), sampling={"direct": Sampling(), "thinking": Sampling()},
     )  # fmt: skip
     manifest = Manifest(

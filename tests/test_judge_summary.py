@@ -183,7 +183,7 @@ def test_a_collapsed_task_vetoes_although_the_pool_is_safe():
 
 
 def test_duplicates_truncation_ties_emulation_and_limits_become_findings():
-    manifest, samples = run_of(RIGHT, limit=N, limited=True)
+    manifest, samples = run_of(RIGHT, limit=N)
     extra = samples[samples.arm == "fp8"].head(3).assign(position=9999)
     samples = pd.concat([samples, extra], ignore_index=True)
     samples.loc[samples.position < 30, "truncated"] = True

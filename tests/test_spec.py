@@ -1,11 +1,14 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from evalsuite import resources
 from evalsuite.engines import ENGINES, OPTIONS
 from evalsuite.errors import CannotRunError, SuiteError, UsageError
 from evalsuite.located import parse
 from evalsuite.spec import Overrides, load, parse_duration, resolve, shipped_suites
+from evalsuite.tasks import catalogue, own_files
 
 GOOD = """\
 schema: 1
@@ -64,6 +67,16 @@ def test_every_shipped_suite_resolves():
         assert resolve(load(name))
 
 
+@pytest.mark.parametrize("name", sorted(name for name in own_files() if name.startswith("ref_")))
+def test_the_chance_in_the_catalogue_is_what_guessing_gets_on_the_frozen_items(name: str):
+    file = resources.tasks() / "items" / f"{name.removeprefix('ref_')}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    two_way = {"Yes", "No", "True", "False"}
+    guess = [1 / len(r["options"]) if r.get("options") else 0.5 * (r["answer"] in two_way) for r in rows]
+
+    assert (catalogue()[name].chance or 0) == pytest.approx(sum(guess) / len(guess), abs=0.006)
+
+
 def test_engine_options_are_listed_for_each_engine():
     assert set(ENGINES) == set(OPTIONS)
 
@@ -71,7 +84,7 @@ def test_engine_options_are_listed_for_each_engine():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("fp8-e4m3,", "fp8-e4m2,", r"s.yaml:4:14: arms\[1\]: unknown recipe 'fp8-e4m2'. Did you mean 'fp8-e4m3'"),
+        ("fp8-e4m3,", "fp8-e4m33,", r"s.yaml:4:14: arms\[1\]: unknown recipe 'fp8-e4m33'. Did you mean 'fp8-e4m3'"),
         ("- ref_boolean", "- ref_bolean", r"s.yaml:7:5: tasks\[0\]: task 'ref_bolean' is not in the catalogue"),
         ("baseline: bf16", "baseline: bf61", r"s.yaml:5:1: baseline: unknown arm 'bf61'. Did you mean 'bf16'"),
         ("name: mine", "nane: mine", r"s.yaml:2:1: unknown key 'nane'. Did you mean 'name'"),
