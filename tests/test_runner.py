@@ -88,7 +88,7 @@ def test_a_second_run_of_the_same_question_is_numbered(suite, tmp_path: Path):
     assert "attempt 2" in run.decisions()[0].sentence
 
 
-@pytest.mark.parametrize("after", [2, 9])
+@pytest.mark.parametrize("after", [2, 6])
 def test_sigkill_in_the_middle_then_resume_gives_the_samples_of_an_uninterrupted_run(suite, tmp_path, whole, after):
     results = tmp_path / "killed"
     process = start(suite(), results)
