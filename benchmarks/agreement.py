@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ tasks:
 
 def chosen() -> dict[str, bool]:
     """The project's tasks: name -> multiple choice."""
-    return {name: spec.metric == "acc" for name, spec in tasks.catalogue().items() if name in tasks.own_files()}
+    return {name: spec.metric == "acc" for name, spec in tasks.catalogue().items() if name.startswith("ref_")}
 
 
 def ours(recipe: str, items: int | None, mode: str = "direct") -> dict[str, float]:
@@ -77,8 +78,8 @@ def stock(dtype: str, batch: int, wanted: set[str], *, thinking: bool = False) -
     os.chdir(resources.tasks())  # the files name their items relative to themselves
     kwargs = {"softmax_dtype": "float32"} if dtype == "bfloat16" else {}
     lm = HFLM(pretrained=str(resources.reference_model()), dtype=dtype, batch_size=batch, device="cpu",
-              enable_thinking=thinking, think_end_token="</think>" if thinking else None,
-              max_gen_toks=BUDGET["thinking" if thinking else "direct"], **kwargs)  # fmt: skip
+              enable_thinking=thinking, think_end_token="</think>" if thinking else None, **kwargs)  # fmt: skip
+    budget = BUDGET["thinking" if thinking else "direct"]
     manager = TaskManager(include_path=str(resources.tasks()), include_defaults=False)
     found = {}
     for name, mc in chosen().items():
@@ -86,7 +87,8 @@ def stock(dtype: str, batch: int, wanted: set[str], *, thinking: bool = False) -
         if not numbers:
             continue
         made = lm_eval.simple_evaluate(lm, tasks=[name], task_manager=manager, apply_chat_template=not mc,
-                                       samples={name: numbers}, log_samples=True, bootstrap_iters=0)  # fmt: skip
+                                       samples={name: numbers}, log_samples=True, bootstrap_iters=0,
+                                       gen_kwargs=None if mc else {"max_gen_toks": budget})  # fmt: skip
         metric = "acc" if mc else "exact_match"
         found |= {f"{name}/{s['doc_id']}": float(s[metric]) for s in made["samples"][name]}
     return found
@@ -107,6 +109,7 @@ def main() -> None:
 
     def timed(name: str, made: dict[str, float]) -> dict[str, float]:
         seconds[name] = round(time.perf_counter() - clock, 1)
+        print(f"{name}: {seconds[name]} s, {len(made)} items", file=sys.stderr, flush=True)
         return made
 
     clock = time.perf_counter()
