@@ -16,7 +16,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -102,53 +104,72 @@ def differing(a: dict[str, float], b: dict[str, float]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, help="at most this many items a task (default: all)")
+    parser.add_argument("--fp32-only", action="store_true", help="leave out BF16 (stock batch size 1 takes long)")
+    parser.add_argument("--work", type=Path, help="keep each stage's scores here, and take them from here")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    out = args.out and args.out.resolve()
-    seconds = {}
-
-    def timed(name: str, made: dict[str, float]) -> dict[str, float]:
-        seconds[name] = round(time.perf_counter() - clock, 1)
-        print(f"{name}: {seconds[name]} s, {len(made)} items", file=sys.stderr, flush=True)
-        return made
-
-    clock = time.perf_counter()
-    fp32 = timed("evalsuite fp32", ours("fp32", args.items))
-    wanted = set(fp32)
-    clock = time.perf_counter()
-    stock32 = timed("stock fp32, batch 64", stock("float32", 64, wanted))
-    clock = time.perf_counter()
-    thought = timed("evalsuite fp32, thinking", ours("fp32", min(args.items or THINKING, THINKING), "thinking"))
-    clock = time.perf_counter()
-    stock_thought = timed("stock fp32, batch 64, thinking", stock("float32", 64, set(thought), thinking=True))
-    clock = time.perf_counter()
-    bf16 = timed("evalsuite bf16", ours("bf16", args.items))
-    clock = time.perf_counter()
-    stock64 = timed("stock bf16, batch 64", stock("bfloat16", 64, wanted))
-    clock = time.perf_counter()
-    stock1 = timed("stock bf16, batch 1", stock("bfloat16", 1, wanted))
-    own = len(differing(stock1, stock64))
-    allowed = 2 * own + 0.005 * len(wanted)
-    against = {"1": len(differing(bf16, stock1)), "64": len(differing(bf16, stock64))}
-    wrong = [i for i in differing(fp32, stock32) if i not in ties]
-    wrong_thinking = differing(thought, stock_thought)
-    report = {
-        "items": len(wanted), "ties": len(ties), "fp32_differing": wrong,
-        "items_thinking": len(thought), "fp32_differing_thinking": wrong_thinking, "bf16_stock_1_against_64": own,
-        "bf16_evalsuite_against_stock": against, "bf16_allowed": allowed, "seconds": seconds,
-        "accuracy": {k: round(sum(v.values()) / len(v), 4) for k, v in
-                     {"fp32": fp32, "stock_fp32": stock32, "bf16": bf16, "stock_bf16_64": stock64,
-                      "stock_bf16_1": stock1}.items()},
-        "passes": not wrong and not wrong_thinking and max(against.values()) <= allowed,
-        "threads": torch.get_num_threads(),
-        "machine": machine.facts(), "software": machine.software(),
-        "command": "python benchmarks/agreement.py" + (f" --items {args.items}" if args.items else ""),
+    out, work = args.out and args.out.resolve(), args.work and args.work.resolve()
+    stages = {
+        "evalsuite fp32": lambda _: ours("fp32", args.items),
+        "stock fp32, batch 64": lambda made: stock("float32", 64, set(made["evalsuite fp32"])),
+        "evalsuite fp32, thinking": lambda _: ours("fp32", min(args.items or THINKING, THINKING), "thinking"),
+        "stock fp32, batch 64, thinking": lambda made: stock(
+            "float32", 64, set(made["evalsuite fp32, thinking"]), thinking=True),
+        "evalsuite bf16": lambda _: ours("bf16", args.items),
+        "stock bf16, batch 64": lambda made: stock("bfloat16", 64, set(made["evalsuite fp32"])),
+        "stock bf16, batch 1": lambda made: stock("bfloat16", 1, set(made["evalsuite fp32"])),
     }  # fmt: skip
-    text = json.dumps(report, indent=1)
+    made: dict[str, dict[str, float]] = {}
+    seconds: dict[str, float | None] = {}
+    for name, stage in stages.items():
+        if args.fp32_only and "bf16" in name:
+            continue
+        made[name], seconds[name] = kept(work, f"{name}, {args.items}", lambda stage=stage: stage(made))
+        print(f"{name}: {seconds[name]} s, {len(made[name])} items", file=sys.stderr, flush=True)
+    text = json.dumps(report(made, seconds, args.items), indent=1)
     print(text)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n", encoding="utf-8")
+
+
+def kept(work: Path | None, name: str, stage: Callable[[], dict[str, float]]) -> tuple[dict[str, float], float]:
+    """Scores and seconds of a stage: from the work folder if it has them (long stages survive a kill), else made."""
+    file = work / f"{name}.json" if work else None
+    if file and file.is_file():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        ties.update(stored["ties"])
+        return stored["scores"], stored["seconds"]
+    clock = time.perf_counter()
+    scores = stage()
+    took = round(time.perf_counter() - clock, 1)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"scores": scores, "seconds": took, "ties": sorted(ties)}), encoding="utf-8")
+    return scores, took
+
+
+def report(made: dict[str, dict[str, float]], seconds: dict[str, float], items: int | None) -> dict[str, Any]:
+    """What the stages say together; null for what was not run."""
+    fp32 = made["evalsuite fp32"]
+    wrong = [i for i in differing(fp32, made["stock fp32, batch 64"]) if i not in ties]
+    thinking = differing(made["evalsuite fp32, thinking"], made["stock fp32, batch 64, thinking"])
+    bf16: dict[str, Any] | None = None
+    if "stock bf16, batch 1" in made:
+        own = len(differing(made["stock bf16, batch 1"], made["stock bf16, batch 64"]))
+        against = {b: len(differing(made["evalsuite bf16"], made[f"stock bf16, batch {b}"])) for b in (1, 64)}
+        allowed = 2 * own + 0.005 * len(fp32)
+        bf16 = {"stock_1_against_64": own, "evalsuite_against_stock": against, "allowed": allowed,
+                "passes": max(against.values()) <= allowed}  # fmt: skip
+    return {
+        "fp32": {"items": len(fp32), "ties": len(ties), "differing": wrong, "items_thinking":
+                 len(made["evalsuite fp32, thinking"]), "differing_thinking": thinking,
+                 "passes": not wrong and not thinking},
+        "bf16": bf16, "seconds": seconds,
+        "accuracy": {name: round(sum(v.values()) / len(v), 4) for name, v in made.items()},
+        "threads": torch.get_num_threads(), "machine": machine.facts(), "software": machine.software(),
+        "command": "python benchmarks/agreement.py" + (f" --items {items}" if items else ""),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
