@@ -53,6 +53,8 @@ class Quant(Noun):
     """Rows x columns (of the matrix with the reduction dimension last) that share one scale; -1 means all."""
     amax_floor: float = 1e-4
     """Smallest amax used for a scale (DeepSeek's kernels: 1e-4)."""
+    static: bool = False
+    """The scale is a constant of each layer, made from the recipe's `calibration`; larger elements clip."""
 
 
 DEFAULT_EXCLUDE = (
@@ -61,6 +63,30 @@ DEFAULT_EXCLUDE = (
 )  # fmt: skip
 """Modules left in BF16, as regular expressions on whole module names or any dotted tail of them (DeepSeek-V3's
 convention; `gate` is a router, `gate_proj` is not)."""
+
+
+class Calibration(Noun):
+    """What static activation scales are made from: how large each layer's input became on some texts, in BF16."""
+
+    amax: dict[str, float]
+    """Quantised module -> largest magnitude of its input. The experts of one projection share a number."""
+    source: str
+    """Where the texts came from: a file's name, or `reference` for the shipped ones."""
+    texts_sha256: str
+    """Hash over the texts, in order."""
+    n_texts: int
+    n_tokens: int
+    """Tokens that were run, each text by itself (no padding), cut at the model's context."""
+
+
+class CalibrationTexts(Noun):
+    """The texts that an arm is to be calibrated on."""
+
+    source: str
+    """`reference`, or the file's name."""
+    file: str
+    texts_sha256: str
+    """Hash over the texts, in order; the file must still hold these when the arm is opened."""
 
 
 class Recipe(Noun):
@@ -77,6 +103,8 @@ class Recipe(Noun):
     activations: Quant | None = None
     kv_cache: Quant | None = None
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+    calibration: Calibration | None = None
+    """Only with static activation scales: the engine adds it, for the model and the texts that the arm names."""
 
 
 class ModelRef(Noun):
@@ -97,6 +125,8 @@ class Arm(Noun):
     engine: str = "local"
     noise_floor: bool = False
     """True for `<baseline>@aa`: the baseline again, permuted, in groups of half the token budget."""
+    calibration: CalibrationTexts | None = None
+    """Only with static activation scales: what they are to be calibrated on."""
 
 
 class TaskSpec(Noun):
@@ -239,6 +269,10 @@ class Realised(Noun):
     """Share of the multiply-adds of a token's linear layers that run on quantised operands, 0 to 1."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Totals over the weights: `clipped`, `nonfinite_blocks`, `zero_flushed`."""
+    module_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """The same by module; zeros are left out."""
+    calibration: Calibration | None = None
+    """What static activation scales were made from."""
 
 
 class Finding(Noun):
@@ -262,9 +296,23 @@ FINDINGS: dict[str, str] = {
     "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
+    "NONFINITE_ACTIVATIONS": "Inputs of quantised layers held NaN or Inf; what was computed from them is worthless.",
+    "CALIBRATION_EXCEEDED": "Inputs beyond the calibrated range were clipped by a static scale.",
     "BASELINE_AT_CHANCE": "The baseline is too near chance to lose anything.",
 }
 """Every finding code and what it means. A code that is not here cannot be stored."""
+
+
+class Activity(Noun):
+    """What quantising the activations of a cell did to them, counted while it ran."""
+
+    groups: int
+    """Request groups that were counted: all of the cell's, unless a kill lost the count of earlier ones."""
+    totals: dict[str, int]
+    """`blocks`; of these `nonfinite_blocks` (NaN or Inf: became NaN) and `clipped_blocks` (an element exceeds the
+    largest number). With the engine option `count: elements` also `elements`, `clipped` and `zero_flushed`."""
+    modules: dict[str, dict[str, int]]
+    """The same by module, `blocks` and `elements` apart; zeros are left out."""
 
 
 class CellRecord(Noun):
@@ -280,6 +328,8 @@ class CellRecord(Noun):
     realised: Realised | None = None
     samples_sha256: str | None = None
     findings: tuple[Finding, ...] = ()
+    activations: Activity | None = None
+    """Counts over the quantised activations; None where nothing was quantised or counted."""
 
 
 class Plan(Noun):

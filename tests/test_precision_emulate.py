@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_precision_models import IDS, KERNELS, PROJECTIONS, logits, qwen3, refused, state
+from test_precision_models import IDS, KERNELS, PROJECTIONS, logits, qwen3, refused, runnable, state
 
 from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.precision import RECIPES, apply, formats
@@ -16,7 +16,7 @@ def model():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_model_is_restored_exactly(model, key, kernel):
     before, expected = state(model), logits(model)
-    with apply(model, RECIPES[key], kernel=kernel):
+    with apply(model, runnable(key, model), kernel=kernel):
         logits(model)
 
     assert state(model) == before

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import transformers
-from test_precision_models import IDS, KERNELS, e4m3, in_bf16, logits, qwen3, snr_db
+from test_precision_models import IDS, KERNELS, e4m3, in_bf16, logits, qwen3, runnable, snr_db
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ def test_weights_of_every_recipe_are_codes_times_scales_of_the_master(model, key
         weight = formats.dequantize(formats.quantize_as(weight, recipe.weights_via))
     expected = formats.dequantize(formats.quantize_as(weight, recipe.weights))
     for mode in ("fast", "exact"):
-        with apply(model, recipe, gemm_mode=mode, kernel="linear-fp32-accumulate-bf16") as applied:
+        with apply(model, runnable(key, model), gemm_mode=mode, kernel="linear-fp32-accumulate-bf16") as applied:
             operand = applied.operands[name]
 
         assert torch.equal(operand, expected.bfloat16().float() if mode == "fast" else expected)
@@ -33,7 +33,7 @@ def test_noise_of_the_variants_is_ordered_as_their_formats_say(model):
         reference = logits(model)
     noise = {}
     for key in RECIPES:
-        with apply(model, RECIPES[key]):
+        with apply(model, runnable(key, model)):
             noise[key] = snr_db(reference, logits(model))
     ladder = ["bf16", "int8-row", "w8a16-e4m3", "fp8-e4m3", "fp8-e5m2", "nvfp4", "mxfp4"]
 
@@ -155,8 +155,8 @@ def test_generation_with_a_cache_runs_and_repeats(model):
 def test_q_k_and_v_and_gate_and_up_share_their_quantised_input(model, monkeypatch):
     calls = []
 
-    original = FakeQuant.__call__
-    monkeypatch.setattr(FakeQuant, "__call__", lambda self, x: calls.append(x.shape) or original(self, x))
+    original = FakeQuant.watch
+    monkeypatch.setattr(FakeQuant, "watch", lambda self, x, level: calls.append(x.shape) or original(self, x, level))
     with apply(model, RECIPES["fp8-ue8m0"]):
         logits(model)
 

@@ -9,7 +9,9 @@ import torch
 
 from evalsuite.errors import CannotRunError
 from evalsuite.precision import RECIPES, apply
+from evalsuite.precision.calibrate import Texts, calibrate
 from evalsuite.precision.elements import ELEMENTS
+from evalsuite.precision.recipes import needs_calibration
 
 transformers = pytest.importorskip("transformers")
 
@@ -52,6 +54,19 @@ def qwen3_moe():
         mlp_only_layers=[0], tie_word_embeddings=False, max_position_embeddings=256, experts_implementation="eager",
     )  # fmt: skip
     return in_bf16(transformers.Qwen3MoeForCausalLM(config))
+
+
+def runnable(key, model):
+    """The recipe, calibrated on IDS where its scales are static."""
+    recipe = RECIPES[key]
+    if not needs_calibration(recipe):
+        return recipe
+    return recipe.model_copy(update={"calibration": calibrate(model, recipe, Texts("IDS", "0" * 64, IDS.tolist()))})
+
+
+def amax_of(quant, x):
+    """What stands in for a calibration of one tensor: its largest finite magnitude if the scale is static."""
+    return float(x.float().abs().nan_to_num(0, 0, 0).max()) if quant.static else None
 
 
 def logits(model, ids=IDS):

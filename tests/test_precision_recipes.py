@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from test_precision_models import amax_of
 
 from evalsuite.errors import UsageError
 from evalsuite.precision import formats
@@ -51,9 +52,9 @@ def test_a_recipe_answers_to_its_id_and_survives_json(key):
 
 def test_every_variant_of_the_specification_is_there():
     assert list(RECIPES) == [
-        "bf16", "fp32", "fp8-e4m3", "fp8-ue8m0", "fp8-e4m3-row", "fp8-e4m3-tensor", "mxfp8-rceil", "mxfp8-floor",
-        "mxfp8-even", "fp8-ue8m0-w128a32", "fp8-ue8m0-requant", "w8a16-e4m3", "w8a16-ue8m0", "bf16-kv8",
-        "fp8-e4m3-kv8", "fp8-ue8m0-kv8", "fp8-e5m2", "int8-row", "hif8", "mxfp4", "nvfp4",
+        "bf16", "fp32", "fp8-e4m3", "fp8-ue8m0", "fp8-e4m3-row", "fp8-e4m3-tensor", "fp8-e4m3-tensor-static",
+        "mxfp8-rceil", "mxfp8-floor", "mxfp8-even", "fp8-ue8m0-w128a32", "fp8-ue8m0-requant", "w8a16-e4m3",
+        "w8a16-ue8m0", "bf16-kv8", "fp8-e4m3-kv8", "fp8-ue8m0-kv8", "fp8-e5m2", "int8-row", "hif8", "mxfp4", "nvfp4",
     ]  # fmt: skip
 
 
@@ -68,6 +69,7 @@ def test_every_variant_of_the_specification_is_there():
         ("fp8-e4m3-kv8", "fp8-e4m3", {"kv_cache"}),
         ("fp8-ue8m0-kv8", "fp8-ue8m0", {"kv_cache"}),
         ("fp8-e4m3-row", "fp8-e4m3", {"weights", "activations"}),
+        ("fp8-e4m3-tensor-static", "fp8-e4m3-tensor", {"activations"}),
         ("mxfp8-floor", "mxfp8-rceil", {"weights", "activations"}),
         ("mxfp8-even", "mxfp8-rceil", {"weights", "activations"}),
     ],
@@ -87,15 +89,16 @@ def test_activations_of_every_recipe_are_codes_times_scales(key):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 352, generator=generator) * torch.exp2(torch.randint(-12, 9, (2, 9, 1), generator=generator))
     x = x.bfloat16()
-    expected = formats.dequantize(formats.quantize_as(x, quant))
+    amax = amax_of(quant, x)
+    expected = formats.dequantize(formats.quantize_as(x, quant, amax))
 
-    assert torch.equal(FakeQuant(quant, x.device)(x).view(torch.int32), expected.view(torch.int32))
+    assert torch.equal(FakeQuant(quant, x.device, amax)(x).view(torch.int32), expected.view(torch.int32))
 
 
 @pytest.mark.parametrize("key", [key for key in RECIPES if RECIPES[key].activations])
 def test_only_recipes_with_a_scale_for_the_whole_tensor_depend_on_the_batch(key):
-    fake = FakeQuant(RECIPES[key].activations, torch.device("cpu"))
     x = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    fake = FakeQuant(RECIPES[key].activations, torch.device("cpu"), amax_of(RECIPES[key].activations, x))
     alone, beside = fake(x[:1]), fake(torch.cat([x[:1], 37 * x[1:]]))[:1]
 
     assert torch.equal(alone, beside) == (key not in ("fp8-e4m3-tensor", "nvfp4"))

@@ -33,9 +33,11 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CannotRunError, UsageError, did_you_mean
+from evalsuite.precision.activity import LEVELS, Counts, Level
 from evalsuite.precision.coverage import Gemm, gemms, shares
 from evalsuite.precision.kv import quantised_cache
 from evalsuite.precision.layers import KERNELS, Arm, GemmMode, Kernel
+from evalsuite.precision.recipes import needs_calibration
 from evalsuite.records import Realised, Recipe
 
 COUNTS = ("clipped", "nonfinite_blocks", "zero_flushed")
@@ -50,8 +52,21 @@ class Applied:
     operands: dict[str, Tensor] = field(default_factory=dict)
     """Layer name -> weight as it enters the multiplication, for every layer that `apply` took over: dequantised where
     quantised, float32 or bfloat16. Experts are stacked: (experts, out, in)."""
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)
     """Layer name -> `clipped`, `nonfinite_blocks`, `zero_flushed` of its quantised weight."""
+    arm: Arm | None = None
+    """What runs; None in the FP32 arm."""
+
+    def count(self, level: Level) -> None:
+        """Count this of activations from now on (`activity.py`)."""
+        _check_names(count=(level, LEVELS))
+        if self.arm is not None:
+            self.arm.level = level
+
+    def activity(self) -> dict[str, Counts]:
+        """Layer name -> counts over its quantised inputs since the last call; layers that saw none are left out."""
+        tallies = self.arm.tallies if self.arm else {}
+        return {name: counts for name, tally in tallies.items() if (counts := tally.take())}
 
 
 def best_kernel(device: torch.device) -> Kernel:
@@ -72,7 +87,7 @@ def apply(
 
     Args:
         model: a transformers causal LM in BF16, on one device.
-        recipe: an entry of `RECIPES`, or a copy with another `exclude`.
+        recipe: an entry of `RECIPES`, or a copy with another `exclude` or with a `calibration` (`calibrate.py`).
         execution: `emulated` allows emulation; recipes without quantised layers run natively under it. `native`
             demands that no layer is emulated.
         gemm_mode: operands of quantised layers, see the module docstring.
@@ -89,7 +104,7 @@ def apply(
         kernel=(kernel or KERNELS[0], KERNELS),
     )
     found = gemms(model, recipe)
-    _check_free(found)
+    check_free(found)
     with ExitStack() as stack:
         if recipe.compute == "fp32":
             stack.enter_context(_in_float32(model))
@@ -99,14 +114,16 @@ def apply(
         arm = Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
         stack.callback(arm.clear)
         if recipe.kv_cache is not None:
-            stack.enter_context(quantised_cache(model, recipe.kv_cache))
+            stack.enter_context(quantised_cache(model, recipe.kv_cache, arm.counted))
         for module, forward in arm.forwards(found):
             vars(module)["forward"] = forward
             stack.callback(vars(module).pop, "forward")
         mode = gemm_mode if any(gemm.quantised for gemm in found) else "none"
         realised = _realised(model, recipe, found, arm.kernel_name(found), mode)
         totals = {key: sum(c[key] for c in arm.counts.values()) for key in COUNTS if arm.counts}
-        yield Applied(realised.model_copy(update={"counts": totals}), arm.operands, arm.counts)
+        by_module = {name: left for name, c in arm.counts.items() if (left := {k: v for k, v in c.items() if v})}
+        realised = realised.model_copy(update={"counts": totals, "module_counts": by_module})
+        yield Applied(realised, arm.operands, arm.counts, arm)
 
 
 def _check_names(**given: tuple[str, tuple[str, ...]]) -> None:
@@ -123,6 +140,8 @@ def _check(model: nn.Module, recipe: Recipe, execution: str) -> None:
         raise CannotRunError(f"Recipe '{recipe.id}' has no native kernel here; run it with execution='emulated'.")
     if quantises and recipe.compute == "fp32":
         raise UsageError(f"Recipe '{recipe.id}' quantises and computes in FP32; quantised recipes compute in BF16.")
+    if recipe.calibration is not None and not needs_calibration(recipe):
+        raise UsageError(f"Recipe '{recipe.id}' makes its scales as activations come; a calibration changes nothing.")
     dtypes = {p.dtype for p in model.parameters() if p.dim() > 1}
     if torch.bfloat16 not in dtypes:
         raise CannotRunError(
@@ -131,7 +150,7 @@ def _check(model: nn.Module, recipe: Recipe, execution: str) -> None:
         )
 
 
-def _check_free(found: list[Gemm]) -> None:
+def check_free(found: list[Gemm]) -> None:
     """A replaced forward would be lost, or would silently replace ours."""
     taken = [gemm.name for gemm in found if "forward" in vars(gemm.module)]
     if taken:
@@ -156,7 +175,18 @@ def _realised(model: nn.Module, recipe: Recipe, found: list[Gemm], kernel: str, 
         modules=quantised,
         params_quantised=params,
         macs_quantised=macs,
+        calibration=recipe.calibration,
     )
+
+
+def refuse_nonfinite(model: nn.Module) -> None:
+    """CannotRunError if a parameter holds NaN or Inf: every arm of such a model would answer noise, BF16 too."""
+    bad = [name for name, p in model.named_parameters() if not p.is_meta and not p.detach().isfinite().all()]
+    if bad:
+        raise CannotRunError(
+            f"{', '.join(bad[:3])}{f' and {len(bad) - 3} more weights' if len(bad) > 3 else ''}: NaN or Inf in the "
+            "weights. The checkpoint is damaged; load it again or compare its hash."
+        )
 
 
 @contextmanager

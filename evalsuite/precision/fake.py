@@ -15,14 +15,16 @@ One thread of an AVX2 machine, 4096 x 256: 1.6 ns an element, against 6.7 to 7.1
 
 import weakref
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from evalsuite.errors import CannotRunError
+from evalsuite.precision.activity import Level, Seen, flags_of
 from evalsuite.precision.elements import ELEMENTS
-from evalsuite.precision.formats import dequantize, quantize_as
+from evalsuite.precision.formats import ONE_ROUNDING, block_of, dequantize, quantize_as
 from evalsuite.precision.scales import may_clip, scales_of
 from evalsuite.records import Quant
 
@@ -30,21 +32,29 @@ MAGNITUDE_BITS = torch.tensor(0x7FFF, dtype=torch.int16)
 """Of BF16: all but the sign."""
 SMALL = 2.0**-60
 """Dequantised numbers of blocks above this amax floor are far from BF16's subnormals."""
+T = TypeVar("T")
 
 
 class FakeQuant:
-    """Called like a function: BF16 activations (..., K) -> float32 of the same shape, through codes and scales."""
+    """Called like a function: BF16 activations (..., K) -> float32 of the same shape, through codes and scales.
 
-    def __init__(self, quant: Quant, device: torch.device) -> None:
+    `watch` does the same and says what happened to the elements. *calibrated*: the amax of a static scale.
+    """
+
+    def __init__(self, quant: Quant, device: torch.device, calibrated: float | None = None) -> None:
         self.quant = quant
+        self.calibrated = calibrated
         self._element = ELEMENTS[quant.element]
         patterns = torch.arange(1 << 15, dtype=torch.int32, device=device).to(torch.int16).view(torch.bfloat16)
         # Bit pattern of a BF16 amax -> scale; NaN for Inf and NaN.
-        self._scales = scales_of(patterns.float(), quant).values
+        self._scales = scales_of(patterns.float(), quant, calibrated).values
+        self._limit = self._element.max * ONE_ROUNDING
+        self.flags = flags_of(patterns.float(), self._scales, self._limit)
         self._clamps = may_clip(quant)
-        self._whole = quant.block == (-1, -1)
+        rows, self._columns = block_of(quant)
+        self._whole = (rows, self._columns) == (-1, -1)
         # E4M3 scales depend on the whole tensor, so no table holds them.
-        self._fast = (quant.block[0] == 1 or self._whole) and quant.scale != "e4m3"
+        self._fast = (rows == 1 or self._whole) and quant.scale != "e4m3"
 
     @property
     def exact_in_bf16(self) -> bool:
@@ -53,25 +63,39 @@ class FakeQuant:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The numbers that the codes and scales of *x* stand for. An empty *x* stays empty."""
-        if not self._fast or x.dtype != torch.bfloat16 or x.numel() == 0:
-            return dequantize(quantize_as(x, self.quant))
-        k = x.shape[-1]
-        width = x.numel() if self._whole else k if self.quant.block[1] == -1 else self.quant.block[1]
-        if not self._whole and k % width:
-            return self(F.pad(x, (0, -k % width)))[..., :k]
-        return self._blocks(x.reshape(-1, width)).view(x.shape)
+        return self.watch(x)[0]
 
-    def _blocks(self, x: Tensor) -> Tensor:
+    def watch(self, x: Tensor, level: Level = "blocks") -> tuple[Tensor, Seen]:
+        """The same numbers, and what became of blocks or of elements."""
+        if not self._fast or x.dtype != torch.bfloat16 or x.numel() == 0:
+            q = quantize_as(x, self.quant, self.calibrated)
+            return dequantize(q), Seen(None, counts=q.counts | {"blocks": q.scales.numel(), "elements": x.numel()})
+        k = x.shape[-1]
+        width = x.numel() if self._whole else k if self._columns == -1 else self._columns
+        padding = 0 if self._whole else -k % width
+        blocks = (F.pad(x, (0, padding)) if padding else x).reshape(-1, width)
+        values, seen = self._blocks(blocks, level)
+        if padding:
+            return values.view(*x.shape[:-1], k + padding)[..., :k], seen
+        return values.view(x.shape), seen
+
+    def _blocks(self, x: Tensor, level: Level) -> tuple[Tensor, Seen]:
         """Rows of *x* are blocks; in place on one float32 copy where that is possible."""
         amax = x.view(torch.int16).bitwise_and(MAGNITUDE_BITS).amax(-1)
         scale = self._scales.index_select(0, amax.int()).unsqueeze_(1)
         v = x.float().div_(scale)
+        clipped = (v.abs() > self._limit).sum() if level == "elements" else None
         if self._clamps:
             v.clamp_(-self._element.max, self._element.max)
-        return self._element.round(v).mul_(scale)
+        rounded = self._element.round(v)
+        if clipped is None:
+            return rounded.mul_(scale), Seen(amax)
+        flushed = ((rounded == 0) & (x != 0)).sum()
+        counts = torch.stack([torch.full_like(clipped, x.numel()), clipped, flushed])
+        return rounded.mul_(scale), Seen(amax, counts)
 
 
-class SharedInput:
+class SharedInput(Generic[T]):
     """Remembers what the last input became, so that layers with the very same input (q, k, v; gate, up) convert once.
 
     Safe because a hit needs the same living tensor object (a weak reference, so a new tensor at an old address is
@@ -79,12 +103,12 @@ class SharedInput:
     made under `torch.inference_mode` have no version: they are converted each time, so `torch.no_grad` is faster.
     """
 
-    def __init__(self, convert: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, convert: Callable[[Tensor], T]) -> None:
         self._convert = convert
         # One attribute, replaced whole: a second thread sees the old entry or the new one.
-        self._entry: tuple[weakref.ref[Tensor], int, int, Tensor] | None = None
+        self._entry: tuple[weakref.ref[Tensor], int, int, T] | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> T:
         """The operand made from *x*, without gradient.
 
         Raises:

@@ -86,16 +86,17 @@ def quantize(
     return quantize_as(x, Quant(element=element, scale=scale, rounding=rule, block=block, amax_floor=amax_floor))
 
 
-def quantize_as(x: Tensor, quant: Quant) -> Quantized:
-    """`quantize`, with everything that names the format in one noun."""
+def quantize_as(x: Tensor, quant: Quant, calibrated: float | None = None) -> Quantized:
+    """`quantize`, with everything that names the format in one noun; static scales need the *calibrated* amax."""
     if x.dtype not in FLOATS:
         raise UsageError(f"Cannot quantise a tensor of {x.dtype}; allowed: {', '.join(map(str, FLOATS))}.")
     fmt = ELEMENTS[quant.element]
-    v, crop = _to_blocks(x.detach(), quant.block)
-    scale, scale_codes, tensor_scale = scales_of(v.abs().amax(dim=(-3, -1), keepdim=True), quant)
+    block = block_of(quant)
+    v, crop = _to_blocks(x.detach(), block)
+    scale, scale_codes, tensor_scale = scales_of(v.abs().amax(dim=(-3, -1), keepdim=True), quant, calibrated)
     q = v / scale
     rounded = fmt.round(q.clamp(-fmt.max, fmt.max))
-    shape = _scales_shape(x, quant.block)
+    shape = _scales_shape(x, block)
     return Quantized(
         codes=_from_blocks(fmt.encode(rounded), x, crop),
         scales=scale.reshape(shape),
@@ -112,9 +113,15 @@ def dequantize(q: Quantized, dtype: torch.dtype = torch.float32) -> Tensor:
     Non-finite blocks are NaN.
     """
     table = ELEMENTS[q.quant.element].table.to(q.codes.device)
-    v, crop = _to_blocks(q.codes, q.quant.block)
+    v, crop = _to_blocks(q.codes, block_of(q.quant))
     scale = q.scales.reshape(*v.shape[:-4], v.shape[-4], 1, v.shape[-2], 1)
     return _from_blocks(table[v.int()] * scale, q.codes, crop).to(dtype)
+
+
+def block_of(quant: Quant) -> Block:
+    """Rows and columns that are quantised together. A static scale for the whole tensor does not depend on its content,
+    so a NaN spoils its own row (token) and no other."""
+    return (1, -1) if quant.static and quant.block == (-1, -1) else quant.block
 
 
 def _counts(v: Tensor, q: Tensor, rounded: Tensor, fmt: Element) -> dict[str, int]:

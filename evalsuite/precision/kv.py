@@ -10,7 +10,7 @@ library that made the model, which is loaded already; this room does not import 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,12 @@ from evalsuite.records import Quant
 PREFIX = "evalsuite-kv"
 
 
+Counted = Callable[[str, FakeQuant], Callable[[Tensor], Tensor]]
+"""`layers.Arm.counted`: (name, quantiser) -> a quantiser whose counts stand under that name."""
+
+
 @contextmanager
-def quantised_cache(model: nn.Module, quant: Quant) -> Iterator[None]:
+def quantised_cache(model: nn.Module, quant: Quant, counted: Counted) -> Iterator[None]:
     """Run *model* with keys and values in *quant*, whose scale is `unit`.
 
     Raises:
@@ -36,9 +40,10 @@ def quantised_cache(model: nn.Module, quant: Quant) -> Iterator[None]:
     _check(config, quant, attentions)
     before = config._attn_implementation
     attend, fake = attentions[before], FakeQuant(quant, next(model.parameters()).device)
+    keys, values = counted("kv_cache.keys", fake), counted("kv_cache.values", fake)
 
     def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return attend(module, query, fake(key).to(key.dtype), fake(value).to(value.dtype), *args, **kwargs)
+        return attend(module, query, keys(key).to(key.dtype), values(value).to(value.dtype), *args, **kwargs)
 
     name = f"{PREFIX}-{id(model)}"
     attentions[name], masks[name] = attention, masks[before]

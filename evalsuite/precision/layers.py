@@ -16,31 +16,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evalsuite.errors import CannotRunError
+from evalsuite.precision.activity import Counts, Level, Seen, Tally
 from evalsuite.precision.coverage import Gemm, is_experts
 from evalsuite.precision.fake import FakeQuant, SharedInput
 from evalsuite.precision.formats import dequantize, quantize_as
-from evalsuite.records import Recipe
+from evalsuite.records import Quant, Recipe
 
 Kernel = Literal["linear-bf16", "linear-fp32-accumulate-bf16"]
 KERNELS: tuple[Kernel, ...] = ("linear-bf16", "linear-fp32-accumulate-bf16")
 GemmMode = Literal["fast", "exact"]
 Forward = Callable[..., Tensor]
+Convert = Callable[[Tensor], Tensor]
+"""The input of a layer -> its operand."""
 
 
 class Arm:
     """Operands and forwards of one recipe on one model."""
+
+    level: Level = "blocks"
+    """What is counted of activations; may be changed while the arm runs."""
+    observe: Callable[[str, Tensor], None] | None = None
+    """Called with each layer's name and input, where set before `forwards`: how `calibrate` watches the BF16 arm."""
 
     def __init__(self, recipe: Recipe, gemm_mode: GemmMode, kernel: Kernel, device: torch.device) -> None:
         self.recipe = recipe
         self.kernel = kernel
         self.exact = gemm_mode == "exact"
         self.operands: dict[str, Tensor] = {}
-        self.counts: dict[str, dict[str, int]] = {}
-        self._fake = FakeQuant(recipe.activations, device) if recipe.activations else None
+        self.counts: dict[str, Counts] = {}
+        self.tallies: dict[str, Tally] = {}
+        self._device = device
         self._plain_dtype = torch.bfloat16 if kernel == "linear-bf16" else torch.float32
         self._quantised_dtype = torch.float32 if self.exact else self._plain_dtype
         self._plain_input = SharedInput(lambda x: x.to(self._plain_dtype))
-        self._quantised_input = SharedInput(self._quantise_input)
+        self._quantised_inputs: dict[float | None, SharedInput[tuple[Tensor, Seen]]] = {}
+        self._fakes: dict[float | None, FakeQuant] = {}
 
     def forwards(self, found: list[Gemm]) -> Iterator[tuple[nn.Module, Forward]]:
         """(module, forward to use in this arm) for every layer that must not run its own."""
@@ -48,7 +58,7 @@ class Arm:
         for gemm in found:
             if is_experts(gemm.module):
                 experts.setdefault(gemm.module, []).append(gemm)
-            elif gemm.quantised or (self.kernel != "linear-bf16" and _is_plain_linear(gemm)):
+            elif gemm.quantised or ((self.observe or self.kernel != "linear-bf16") and _is_plain_linear(gemm)):
                 yield gemm.module, self._linear(gemm)
         for module, (into, out) in experts.items():
             yield module, self._experts(module, into, out)
@@ -61,15 +71,57 @@ class Arm:
     def clear(self) -> None:
         """Forget the last inputs."""
         self._plain_input.clear()
-        self._quantised_input.clear()
+        for shared in self._quantised_inputs.values():
+            shared.clear()
 
-    def _quantise_input(self, x: Tensor) -> Tensor:
-        if self._fake is None:
-            return x.to(self._quantised_dtype)
-        values = self._fake(x)
-        if self.exact or self._fake.exact_in_bf16:
-            return values.to(self._quantised_dtype)
-        return values.bfloat16().to(self._quantised_dtype)
+    def _convert(self, gemm: Gemm) -> Convert:
+        """How the inputs of a layer become operands: BF16 as they are, or quantised and counted."""
+        if gemm.quantised and self.recipe.activations is not None:
+            return self._quantise_input(gemm.name, self.recipe.activations)
+        if gemm.quantised and self.exact:
+            return lambda x: self._plain_input(x).to(torch.float32)
+        observe, name = self.observe, gemm.name
+        if observe is None:
+            return self._plain_input
+
+        def observed(x: Tensor) -> Tensor:
+            observe(name, x)
+            return self._plain_input(x)
+
+        return observed
+
+    def _quantise_input(self, name: str, quant: Quant) -> Convert:
+        """Layers whose scales are made alike share an input's conversion; each has its own tally."""
+        key = _calibrated(self.recipe, name) if quant.static else None
+        if key not in self._fakes:
+            fake = self._fakes[key] = FakeQuant(quant, self._device, key)
+            self._quantised_inputs[key] = SharedInput(lambda x: self._operand_of(fake, x))
+        shared = self._quantised_inputs[key]
+        tally = self.tallies[name] = Tally(self._fakes[key].flags)
+
+        def convert(x: Tensor) -> Tensor:
+            operand, seen = shared(x)
+            tally.add(seen)
+            return operand
+
+        return convert
+
+    def counted(self, name: str, fake: FakeQuant) -> Convert:
+        """A conversion whose counts stand under *name*; results are float32."""
+        tally = self.tallies[name] = Tally(fake.flags)
+
+        def convert(x: Tensor) -> Tensor:
+            values, seen = fake.watch(x, self.level)
+            tally.add(seen)
+            return values
+
+        return convert
+
+    def _operand_of(self, fake: FakeQuant, x: Tensor) -> tuple[Tensor, Seen]:
+        values, seen = fake.watch(x, self.level)
+        if self.exact or fake.exact_in_bf16:
+            return values.to(self._quantised_dtype), seen
+        return values.bfloat16().to(self._quantised_dtype), seen
 
     def _operand(self, gemm: Gemm) -> Tensor:
         """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""
@@ -101,7 +153,7 @@ class Arm:
     def _linear(self, gemm: Gemm) -> Forward:
         weight = self._operand(gemm)
         bias = _bias(gemm.module, "bias", weight.dtype)
-        convert = self._quantised_input if gemm.quantised else self._plain_input
+        convert = self._convert(gemm)
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name for it
             return F.linear(convert(input), weight, bias).to(torch.bfloat16)
@@ -130,13 +182,25 @@ class Arm:
         """(expert, tokens) -> the projection of those tokens by that expert, BF16."""
         weight = self._operand(gemm)
         bias = _bias(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
-        convert = self._quantised_input if gemm.quantised else self._plain_input
+        convert = self._convert(gemm)
 
         def project(expert: int, x: Tensor) -> Tensor:
             b = None if bias is None else bias[expert]
             return F.linear(convert(x), weight[expert], b).to(torch.bfloat16)
 
         return project
+
+
+def _calibrated(recipe: Recipe, name: str) -> float:
+    """The amax that a layer's static scale is made from; CannotRunError if the calibration lacks the layer."""
+    amax = recipe.calibration.amax.get(name) if recipe.calibration else None
+    if amax is None:
+        raise CannotRunError(
+            f"Recipe '{recipe.id}' has static activation scales, and its calibration "
+            f"{f'has no number for {name}' if recipe.calibration else 'is missing'}. Name calibration texts: "
+            f"arms: [{{id: {recipe.id}, recipe: {recipe.id}, calibration: FILE}}]."
+        )
+    return amax
 
 
 def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:

@@ -10,7 +10,8 @@ rounding rule does not name a precision: libraries and chips use five (see `scal
 other entry changes something else on purpose and says what.
 
 Recipes with one scale for a whole tensor of activations (`fp8-e4m3-tensor`, `nvfp4`) depend on what shares the batch,
-padding included; the others do not.
+padding included; the others do not. `fp8-e4m3-tensor-static` takes that scale from a calibration (`calibrate.py`),
+which the engine adds to the recipe: the table's entry alone cannot run.
 """
 
 from evalsuite.errors import UsageError, did_you_mean
@@ -27,6 +28,7 @@ A128_UE8M0 = Quant(element="e4m3", scale="ue8m0", rounding="ceil", block=(1, 128
 A32_UE8M0 = Quant(element="e4m3", scale="ue8m0", rounding="ceil", block=(1, 32))
 ROW_FP32 = Quant(element="e4m3", scale="fp32", rounding="none", block=(1, FULL))
 TENSOR_FP32 = Quant(element="e4m3", scale="fp32", rounding="none", block=(FULL, FULL))
+STATIC_FP32 = Quant(element="e4m3", scale="fp32", rounding="none", block=(FULL, FULL), static=True)
 W128_E5M2 = Quant(element="e5m2", scale="fp32", rounding="none", block=(128, 128))
 A128_E5M2 = Quant(element="e5m2", scale="fp32", rounding="none", block=(1, 128))
 ROW_INT8 = Quant(element="int8", scale="fp32", rounding="none", block=(1, FULL))
@@ -55,6 +57,13 @@ RECIPES: dict[str, Recipe] = {
     # One scale a weight and one an activation tensor.
     "fp8-e4m3-tensor": Recipe(
         id="fp8-e4m3-tensor", label="FP8 E4M3, FP32 scales per tensor", weights=TENSOR_FP32, activations=TENSOR_FP32
+    ),
+    # The same with activation scales fixed beforehand, from calibration texts: what exceeds them clips.
+    "fp8-e4m3-tensor-static": Recipe(
+        id="fp8-e4m3-tensor-static",
+        label="FP8 E4M3, FP32 scales per tensor, activations calibrated",
+        weights=TENSOR_FP32,
+        activations=STATIC_FP32,
     ),
     # MXFP8 with scales rounded up: NVIDIA's conversion instruction, torchao's inference default.
     "mxfp8-rceil": Recipe(id="mxfp8-rceil", label="MXFP8, scales rounded up", weights=MX8_CEIL, activations=MX8_CEIL),
@@ -114,7 +123,18 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(recipe_id: str) -> Recipe:
-    """The recipe of that id; UsageError, with the nearest known id, if there is none."""
-    if recipe_id not in RECIPES:
+    """The recipe of that id; any id with `-kv8` behind it is that recipe with an E4M3 KV cache.
+
+    UsageError, with the nearest known id, if there is none.
+    """
+    base = RECIPES.get(recipe_id.removesuffix("-kv8"))
+    if recipe_id in RECIPES:
+        return RECIPES[recipe_id]
+    if base is None or base.compute == "fp32" or base.kv_cache is not None:
         raise UsageError(f"Unknown recipe '{recipe_id}'.{did_you_mean(recipe_id, RECIPES)}")
-    return RECIPES[recipe_id]
+    return base.model_copy(update={"id": recipe_id, "label": f"{base.label}, E4M3 KV cache", "kv_cache": KV8})
+
+
+def needs_calibration(one: Recipe) -> bool:
+    """Whether the recipe's activation scales are static."""
+    return one.activations is not None and one.activations.static

@@ -20,6 +20,8 @@ code 0 or 255: 2^-127 is subnormal in FP32 (some devices flush it), 255 is NaN. 
 Two more kinds of scale: `e4m3`, NVFP4's pair (an FP32 scale a tensor makes the largest block scale 448; block scales
 are rounded to the nearest E4M3 number, so elements may clip), and `unit`, the constant 1 of an uncalibrated KV cache.
 
+A static scale is any of these made from a calibrated amax, a constant; elements beyond it clip.
+
 A block that holds NaN or Inf has no scale. It gets NaN (UE8M0 code 255), so it dequantises to NaN and is counted: it
 must show, and the plain bit trick would hide an Inf behind the scale 2^127.
 """
@@ -54,9 +56,16 @@ class Scales(NamedTuple):
     """The FP32 scale of the whole tensor, beside E4M3 block scales: value = number of the code x this."""
 
 
-def scales_of(amax: Tensor, quant: Quant) -> Scales:
-    """Scales of all blocks of one tensor from their largest magnitudes (float32, any shape)."""
+def scales_of(amax: Tensor, quant: Quant, calibrated: float | None = None) -> Scales:
+    """Scales of all blocks of one tensor from their largest magnitudes (float32, any shape).
+
+    A static scale is made from the *calibrated* amax instead; UsageError without one.
+    """
     element, finite = ELEMENTS[quant.element], amax.isfinite()
+    if quant.static:
+        if calibrated is None:
+            raise UsageError("A static scale needs a calibrated amax; see `precision.calibrate`.")
+        amax = torch.where(finite, calibrated, amax)
     if quant.scale == "e4m3":
         return _two_levels(amax, element, quant.amax_floor)
     if quant.scale == "unit":
@@ -67,7 +76,7 @@ def scales_of(amax: Tensor, quant: Quant) -> Scales:
 
 def may_clip(quant: Quant) -> bool:
     """Whether an element divided by its scale can exceed the largest number of the format."""
-    return quant.scale in ("e4m3", "unit") or quant.rounding not in NEVER_CLIPS
+    return quant.static or quant.scale in ("e4m3", "unit") or quant.rounding not in NEVER_CLIPS
 
 
 def _two_levels(amax: Tensor, element: Element, amax_floor: float) -> Scales:
