@@ -82,9 +82,8 @@ class Calibration(Noun):
 class CalibrationTexts(Noun):
     """The texts that an arm is to be calibrated on."""
 
-    source: str
-    """`reference`, or the file's name."""
     file: str
+    """`reference` for the shipped ones."""
     texts_sha256: str
     """Hash over the texts, in order; the file must still hold these when the arm is opened."""
 

@@ -16,7 +16,7 @@ from evalsuite import machine
 from evalsuite.engines import ENGINES, Engine, Session
 from evalsuite.errors import CannotRunError, EvalsuiteError, RefusedError
 from evalsuite.executors import serial
-from evalsuite.harness import Workload, prepare
+from evalsuite.harness import Workload, noted, prepare, refuse_judged_texts
 from evalsuite.records import Arm, Cell, CellRecord, Manifest, Plan, RunSpec
 from evalsuite.store import RunWriter, Store, StoredRun, file_sha256, read_journal
 
@@ -58,6 +58,7 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None) -> StoredRun:
         raise CannotRunError(f"Engine '{spec.engine}' cannot run this: {refusal}.")
     job.reporter.note("building prompts")
     workloads = prepare(spec, engine)
+    refuse_judged_texts(spec, workloads)
     manifest = _manifest(spec, workloads, engine, job.command)
     writer = job.store.create(manifest) if resume is None else _reopen(job.store, resume, manifest)
     try:
@@ -209,6 +210,7 @@ def _cell(writer: RunWriter, session: Session, what: tuple[Arm, Workload], job: 
         answers = serial.run(session, workload, todo, {"arm": arm.id, "repeat": cell.repeat})
         for _ in todo:
             if job.stop():
+                writer.update_cell(record)
                 return
             try:
                 number, rows = next(answers)
@@ -222,5 +224,8 @@ def _cell(writer: RunWriter, session: Session, what: tuple[Arm, Workload], job: 
                 job.reporter.note(f"{cell.key} failed: {why}")
                 return
             append(number, rows)
+            before, record = record, noted(record, session.activity())
+            if len(record.findings) != len(before.findings):
+                writer.update_cell(record)  # at once: a kill must not lose a finding
             job.reporter.advance(cell, len(groups[number]))
     writer.fold(record)

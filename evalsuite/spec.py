@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from evalsuite import resources, tasks
+from evalsuite import calibration, resources, tasks
 from evalsuite.engines import ENGINES, OPTIONS
 from evalsuite.errors import SuiteError, UsageError, did_you_mean
 from evalsuite.located import Located, read, validate
-from evalsuite.precision.recipes import RECIPES
+from evalsuite.precision.recipes import needs_calibration, recipe
 from evalsuite.records import Arm, DecisionSpec, Mode, ModelRef, PublishSpec, RunSpec, Sampling, TaskSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+-]*(\.[A-Za-z0-9_@+-]+)*")
@@ -56,6 +56,8 @@ class ArmEntry(_Strict):
     recipe: str
     model: Annotated[ModelEntry | None, BeforeValidator(_as_model)] = None
     engine: str | None = None
+    calibration: str | None = None
+    """Static activation scales: a file of texts, or `reference`."""
 
 
 class Limits(_Strict):
@@ -203,12 +205,21 @@ def _arm_id(entry: Any) -> str:
 
 def _arm(located: Located, path: tuple[str | int, ...], entry: Any, model: ModelRef) -> Arm:
     item = validate(located, path, ArmEntry) if isinstance(entry, dict) else ArmEntry(id=str(entry), recipe=str(entry))
-    if item.recipe not in RECIPES:
-        raise located.error(path, f"unknown recipe '{item.recipe}'.{did_you_mean(item.recipe, RECIPES)}")
+    try:
+        asked = recipe(item.recipe)
+    except UsageError as error:
+        raise located.error(path, f"{str(error)[0].lower()}{str(error)[1:]}") from None
+    static = needs_calibration(asked)
+    if item.calibration is not None and not static:
+        raise located.error(path, f"recipe '{item.recipe}' has no static scales; remove `calibration`.")
     if not NAME.fullmatch(item.id) or "@aa" in item.id:
         raise located.error(path, f"arm id '{item.id}' may hold letters, digits and . _ - + only.")
     ref = ModelRef(id=item.model.id, revision=item.model.revision) if item.model else model
-    return Arm(id=item.id, model=ref, recipe=RECIPES[item.recipe], engine=item.engine or "local")
+    try:
+        texts = calibration.chosen(item.calibration, ref, Path(located.source).parent) if static else None
+    except UsageError as error:
+        raise located.error(path, f"recipe '{item.recipe}': {error}") from None
+    return Arm(id=item.id, model=ref, recipe=asked, engine=item.engine or "local", calibration=texts)
 
 
 def _tasks(located: Located, suite: SuiteFile, overrides: Overrides) -> tuple[TaskSpec, ...]:

@@ -66,6 +66,9 @@ class Session(Protocol):
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Score one group, in order."""
 
+    def activity(self) -> dict[str, dict[str, int]]:
+        """Counts over quantised activations since the last call, by module (`records.Activity`); empty if unknown."""
+
 
 class Engine(Protocol):
     """A model on one engine. Opening is cheap; weights are loaded by the first `open`."""
@@ -96,5 +99,5 @@ ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
     "local": _local,  # transformers in this process, on the CPU or torch's accelerator
 }
 """Engine name -> constructor from a model and the suite's engine options."""
-OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode")}
+OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode", "count")}
 """Engine name -> the options that a suite may set."""

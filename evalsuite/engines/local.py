@@ -11,26 +11,33 @@ Weights are loaded once, in BF16 (the master); every arm is a `precision.apply` 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evalsuite.calibration import read_again
 from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest
 from evalsuite.engines.attention import use_fp32_attention
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
 from evalsuite.precision import apply
-from evalsuite.precision.emulate import best_kernel
-from evalsuite.records import Arm, ModelRef, Realised
+from evalsuite.precision.calibrate import Texts, calibrate
+from evalsuite.precision.emulate import Applied, best_kernel, refuse_nonfinite
+from evalsuite.precision.recipes import needs_calibration
+from evalsuite.records import Arm, Calibration, ModelRef, Recipe
 
 COMPACT_AT = 0.75
 """The batch is compacted when this share of its rows or less is still running: less copying than at every exit."""
 
 
 class LocalEngine:
-    """Engine over `AutoModelForCausalLM`. Options: `threads`, `gemm_mode` (`fast` or `exact`)."""
+    """Engine over `AutoModelForCausalLM`.
+
+    Options: `threads`, `gemm_mode` (`fast` or `exact`), `count` (of activations: `blocks`, or `elements`: slower).
+    """
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
         from transformers import AutoConfig, AutoTokenizer
@@ -40,6 +47,7 @@ class LocalEngine:
         logging.disable_progress_bar()
         self._folder = locate(model)
         self._options = options
+        self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         if options.get("threads"):
             torch.set_num_threads(int(options["threads"]))
         self.model = model.model_copy(update={"weights_sha256": weights_sha256(self._folder)})
@@ -56,6 +64,8 @@ class LocalEngine:
         """Why this engine cannot run the arm: another model's weights, or nothing."""
         if arm.model.id != self.model.id or arm.model.revision != self.model.revision:
             return f"arm '{arm.id}' names another model ('{arm.model.id}') than the run ('{self.model.id}')"
+        if needs_calibration(arm.recipe) and arm.calibration is None and arm.recipe.calibration is None:
+            return f"arm '{arm.id}' has static activation scales and names no `calibration`"
         return None
 
     @cached_property
@@ -69,6 +79,7 @@ class LocalEngine:
         slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
         if slow and model.config._attn_implementation == "sdpa":
             use_fp32_attention(model)
+        refuse_nonfinite(model)
         return model.to(self.device).eval().requires_grad_(False)
 
     @contextmanager
@@ -76,14 +87,28 @@ class LocalEngine:
         """Load the arm over the BF16 master; the master is restored exactly when the context ends."""
         mode = self._options.get("gemm_mode", "fast")
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
-        with apply(self._master, arm.recipe, gemm_mode=mode) as applied, torch.no_grad():
-            yield LocalSession(self, self._master, applied.realised)
+        with apply(self._master, self._calibrated(arm), gemm_mode=mode) as applied, torch.no_grad():
+            applied.count(self._options.get("count", "blocks"))
+            yield LocalSession(self, self._master, applied)
+
+    def _calibrated(self, arm: Arm) -> Recipe:
+        """The arm's recipe, complete: static scales get their calibration, measured on the texts that the arm names."""
+        texts = arm.calibration
+        if texts is None or not needs_calibration(arm.recipe):
+            return arm.recipe
+        key = texts.texts_sha256, arm.recipe.exclude
+        if key not in self._calibrations:
+            tokens = [self.tokenizer.encode(line)[: self.max_length] for line in read_again(texts)]
+            given = Texts(Path(texts.file).name, texts.texts_sha256, tokens)
+            self._calibrations[key] = calibrate(self._master, arm.recipe, given)
+        return arm.recipe.model_copy(update={"calibration": self._calibrations[key]})
 
 
 class LocalSession:
     """One arm, loaded; see `engines.Session`."""
 
-    def __init__(self, engine: LocalEngine, model: Any, realised: Realised) -> None:
+    def __init__(self, engine: LocalEngine, model: Any, applied: Applied) -> None:
+        realised = applied.realised
         self._model = model
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
@@ -94,6 +119,8 @@ class LocalSession:
         self.realised = realised.model_copy(
             update={"logits_dtype": self._head.logits_dtype, "kernel": f"{realised.kernel}, {attention}"}
         )
+        applied.activity()  # the probe of the output head is not the run's
+        self.activity = applied.activity
 
     # ------------------------------------------------------------------------------------------------- generation
 

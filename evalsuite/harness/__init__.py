@@ -8,8 +8,9 @@ are not used: its response cache, keyed by the prompt alone, would hand one arm'
 Read on in this order: `loading` (task files), `lm` (lm-eval's `LM` over a session), `workload`, `scoring`.
 """
 
+from evalsuite.harness.activations import noted, refuse_judged_texts
 from evalsuite.harness.lm import EngineLM
 from evalsuite.harness.scoring import answer
 from evalsuite.harness.workload import Item, Workload, prepare
 
-__all__ = ["EngineLM", "Item", "Workload", "answer", "prepare"]
+__all__ = ["EngineLM", "Item", "Workload", "answer", "noted", "prepare", "refuse_judged_texts"]

@@ -1,0 +1,105 @@
+"""What a run notices about activations: counts and findings in the cell's record, and texts that may not calibrate.
+
+A static scale made from judged items would fit them better than anything served later, so a run whose calibration texts
+hold one of its items is refused before the first item.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from evalsuite.calibration import read_again
+from evalsuite.errors import UsageError
+from evalsuite.harness.workload import Item, Workload
+from evalsuite.records import Activity, CellRecord, Finding, RunSpec
+
+CODES = ("NONFINITE_ACTIVATIONS", "CALIBRATION_EXCEEDED")
+"""Findings that come from counts."""
+SIZES = ("blocks", "elements")
+"""Counts that only say how much was looked at."""
+EXCEEDED_WARNS = 0.01
+"""Share of clipped blocks from which `CALIBRATION_EXCEEDED` is a warning."""
+SHORTEST = 12
+"""Characters from which the text of an item can be recognised inside another text."""
+
+
+def noted(record: CellRecord, counts: Mapping[str, Mapping[str, int]]) -> CellRecord:
+    """The record with the counts of one more request group, and the findings that all counts so far give."""
+    if not counts:
+        return record
+    before = record.activations or Activity(groups=0, totals={}, modules={})
+    totals, modules = dict(before.totals), {name: dict(c) for name, c in before.modules.items()}
+    for name, group in counts.items():
+        for key, value in group.items():
+            totals[key] = totals.get(key, 0) + value
+            if value and key not in SIZES:
+                modules.setdefault(name, {})[key] = modules.get(name, {}).get(key, 0) + value
+    activity = Activity(groups=before.groups + 1, totals=totals, modules=modules)
+    kept = tuple(finding for finding in record.findings if finding.code not in CODES)
+    static = bool(record.realised and record.realised.calibration)
+    found = _findings(record.cell.key, activity, static=static)
+    return record.model_copy(update={"activations": activity, "findings": kept + found})
+
+
+def _findings(cell: str, activity: Activity, *, static: bool) -> tuple[Finding, ...]:
+    found = []
+    blocks = max(activity.totals.get("blocks", 0), 1)
+    if bad := activity.totals.get("nonfinite_blocks", 0):
+        message = (
+            f"{cell}: {bad:,} of {blocks:,} blocks of activations held NaN or Inf and became NaN "
+            f"({_worst(activity, 'nonfinite_blocks')}). Answers from there on are noise. If the baseline is sound, "
+            "this format cannot hold these activations; exclude the layer or take another recipe."
+        )
+        found.append(Finding(code="NONFINITE_ACTIVATIONS", severity="error", message=message))
+    over = activity.totals.get("clipped_blocks", 0)
+    if static and over:
+        message = (
+            f"{cell}: {over:,} of {blocks:,} inputs of a token ({over / blocks:.2%}) exceeded the calibrated range "
+            f"and were clipped ({_worst(activity, 'clipped_blocks')}). Calibrate on more texts, or more like these."
+        )
+        severity = "warning" if over / blocks > EXCEEDED_WARNS else "info"
+        found.append(Finding(code="CALIBRATION_EXCEEDED", severity=severity, message=message))
+    return tuple(found)
+
+
+def _worst(activity: Activity, key: str) -> str:
+    """The three layers with the most, with their counts."""
+    ranked = sorted(((c[key], name) for name, c in activity.modules.items() if c.get(key)), reverse=True)
+    shown = ", ".join(f"{name} {n:,}" for n, name in ranked[:3])
+    return shown + (f" and {len(ranked) - 3} more layers" if len(ranked) > 3 else "")
+
+
+def refuse_judged_texts(spec: RunSpec, workloads: Sequence[Workload]) -> None:
+    """UsageError if an arm's calibration texts hold a planned item, naming some."""
+    checked: dict[str, list[str]] = {}
+    for arm in spec.arms:
+        if arm.calibration is None:
+            continue
+        digest = arm.calibration.texts_sha256
+        if digest not in checked:
+            checked[digest] = judged(read_again(arm.calibration), [item for w in workloads for item in w.items])
+        if names := checked[digest]:
+            raise UsageError(
+                f"{arm.calibration.file}: {len(names)} calibration texts hold an item that this run judges (such as "
+                f"{', '.join(names[:3])}). Take other texts: scales fitted to the judged items prove nothing."
+            )
+
+
+def judged(texts: Sequence[str], items: Sequence[Item]) -> list[str]:
+    """One item id for every text that holds the item's question, or that the item's prompt holds (spaces and case
+    apart)."""
+    asked = [(item.item_id, _plain(item.prompt), _plain(_longest(item))) for item in items]
+    found = []
+    for text in map(_plain, texts):
+        name = next((name for name, prompt, question in asked
+                     if (len(text) >= SHORTEST and text in prompt)
+                     or (len(question) >= SHORTEST and question in text)), None)  # fmt: skip
+        found += [name] if name is not None else []
+    return found
+
+
+def _longest(item: Item) -> str:
+    """The question, as far as one can tell without knowing the task: the item's longest text."""
+    return max((value for value in item.doc.values() if isinstance(value, str)), key=len, default="")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
