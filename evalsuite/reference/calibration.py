@@ -10,14 +10,15 @@ from pathlib import Path
 
 from evalsuite.calibration import reference_texts
 from evalsuite.reference.families import FAMILIES
+from evalsuite.reference.freeze import CHOICE
 from evalsuite.reference.hashes import question_hashes, read_benchmark_hashes
 from evalsuite.reference.prompts import Form, prompt_of, response_of
 from evalsuite.tasks import read_json_lines
 
 SEED = "calibration-1"
 COUNT = 6
-"""Texts of each family in each form."""
-FORMS: tuple[Form, ...] = ("thinking", "direct")
+"""Texts of each family in each form; `choice` only where the frozen items have that form."""
+FORMS: tuple[Form, ...] = ("thinking", "direct", "choice")
 
 
 def texts(frozen: Path) -> list[str]:
@@ -29,7 +30,7 @@ def texts(frozen: Path) -> list[str]:
     made = []
     for name, family in FAMILIES.items():
         rng = random.Random(f"{SEED}:{name}")
-        for form in FORMS:
+        for form in FORMS if name in CHOICE else FORMS[:2]:
             drawn: list[str] = []
             while len(drawn) < COUNT:
                 item = family(rng, rng.random())
