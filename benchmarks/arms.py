@@ -11,8 +11,8 @@ temperature 1 and seed 0; 24 sequences are scored and 8 others calibrate the sta
     weight_db   SQNR of the quantised weights:  -10 log10(mean over layers of noise / signal)
     gemm_db     the same of each quantised layer's output, with the inputs that the BF16 arm gives it, against FP32
 
-Arms whose `gemm_db` differs by more than 3 dB must be ordered in `kl`; the script fails where one pair is not. Arms with
-an FP8 KV cache stand apart, since their noise is not in the layers, and so does FP32, whose distance is BF16's own noise.
+Arms whose `gemm_db` differs by more than 3 dB must be ordered in `kl`; the script fails where a pair is not. Arms with
+an FP8 KV cache stand apart, since their noise is not in the layers, and so does FP32: its distance is BF16's noise.
 `KL, exact` is the same with FP32 operands: the difference of the two emulation modes.
 """
 

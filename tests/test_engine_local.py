@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from evalsuite.engines import GenerateRequest, ScoreRequest
 from evalsuite.engines.local import LocalEngine
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
+from evalsuite.harness import noted
 from evalsuite.precision.recipes import RECIPES
-from evalsuite.records import Arm, ModelRef
+from evalsuite.records import Arm, Cell, CellRecord, ModelRef
 
 PROMPTS = ["1 + 1 =", "Sort these words: pear, apple.", "Question: who?\nAnswer:", "x", "Compute 12 - 5 + 3 - 4 * 2."]
 
@@ -134,3 +136,54 @@ def test_the_weight_hash_changes_with_the_weights_and_the_configuration(tiny_mod
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     assert weights_sha256(copy) != weights_sha256(tiny_model)
+
+
+def spoiled(tiny_model: Path, folder: Path, value: float) -> ModelRef:
+    """The tiny model with every weight of one layer's up-projection set to a value."""
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(tiny_model, folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.fill_(value)
+    model.save_pretrained(folder)
+    return ModelRef(id=str(folder))
+
+
+def test_weights_with_nan_are_refused_in_every_arm_bf16_included(tiny_model: Path, tmp_path: Path):
+    engine = LocalEngine(spoiled(tiny_model, tmp_path / "nan", float("nan")), {})
+    for recipe in ("bf16", "fp8-ue8m0"):
+        with pytest.raises(CannotRunError, match=r"up_proj\.weight: NaN or Inf"), engine.open(arm(engine, recipe)):
+            pass
+
+
+def test_activations_that_overflow_are_counted_where_they_do_and_become_a_finding(tiny_model: Path, tmp_path: Path):
+    engine = LocalEngine(spoiled(tiny_model, tmp_path / "inf", 3e38), {})
+    with engine.open(arm(engine, "fp8-e4m3")) as session:
+        session.score([ScoreRequest((1, 2, 3), (4, 5))])
+        counts = session.activity()
+    cell = CellRecord(cell=Cell(arm="a", task="t", mode="direct"), status="running", resume_key="0", n_planned=1)
+    bad = {name for name, c in counts.items() if c["nonfinite_blocks"]}
+
+    assert bad == {"model.layers.1.mlp.down_proj"}
+    assert [f.code for f in noted(cell, counts).findings] == ["NONFINITE_ACTIVATIONS"]
+
+
+def test_the_probe_of_the_output_head_is_not_counted(engine: LocalEngine):
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        assert session.activity() == {}
+
+
+def test_elements_are_counted_where_the_engine_option_asks_for_it(tiny_model: Path):
+    engine = LocalEngine(ModelRef(id=str(tiny_model)), {"count": "elements"})
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        session.score([ScoreRequest((1, 2, 3), (4, 5))])
+        counts = session.activity()["model.layers.0.self_attn.q_proj"]
+
+    assert counts["elements"] == 4 * 128
+    assert {"clipped", "zero_flushed"} <= set(counts)
+
+
+def test_static_scales_without_texts_cannot_run(engine: LocalEngine):
+    assert "names no `calibration`" in (engine.cannot_run(arm(engine, "fp8-e4m3-tensor-static")) or "")
+    assert engine.cannot_run(arm(engine, "fp8-ue8m0")) is None

@@ -105,6 +105,26 @@ def test_hif8_rounds_half_away_and_flushes_below_half_of_its_smallest_number():
     assert ELEMENTS["hif8"].round(values).tolist() == [20.0, 1.125, 2.0**-22, 0.0, -(2.0**-22)]
 
 
+def test_hif8_takes_the_nearest_number_for_all_65536_bf16_values_by_exhaustive_search():
+    fmt = ELEMENTS["hif8"]
+    values = ALL_BF16[~ALL_BF16.isnan()].float().clamp(-fmt.max, fmt.max).double()
+    finite = fmt.table[fmt.table.isfinite()].double().unique()
+    best = torch.full_like(values, torch.inf)
+    nearest = torch.zeros_like(values)
+    for number in finite[finite.abs().argsort()].tolist():  # a tie goes to the later one, the one farther from zero
+        distance = (values - number).abs()
+        closer = distance <= best
+        best, nearest = torch.where(closer, distance, best), torch.where(closer, number, nearest)
+
+    assert torch.equal(nearest.float(), fmt.round(values.float()))
+
+
+def test_int8_codes_of_all_bf16_values_are_those_of_numpy():
+    values = ALL_BF16[~ALL_BF16.isnan()].float().clamp(-127, 127)
+
+    assert np.array_equal(np.rint(values.numpy()).astype(np.int8).view(np.uint8), encode("int8", values).numpy())
+
+
 def test_sign_of_zero_is_kept_where_the_format_has_one():
     minus = torch.tensor([-0.0, -(2.0**-20)])
 

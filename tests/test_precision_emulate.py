@@ -4,7 +4,7 @@ from test_precision_models import IDS, KERNELS, PROJECTIONS, logits, qwen3, refu
 
 from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.precision import RECIPES, apply, formats
-from evalsuite.precision.emulate import best_kernel
+from evalsuite.precision.emulate import best_kernel, refuse_nonfinite
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,16 @@ def test_the_model_is_untouched_when_a_weight_holds_nan():
     refused(model, "fp8-e4m3", r"layers\.0\.mlp\.down_proj: 1 blocks")
 
     assert state(model) == before
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_weights_with_nan_or_inf_are_refused_by_name_before_any_arm_runs(bad):
+    model = qwen3(num_hidden_layers=1)
+    refuse_nonfinite(model)
+    with torch.no_grad():
+        model.model.norm.weight[3] = bad
+    with pytest.raises(CannotRunError, match=r"model\.norm\.weight: NaN or Inf in the weights"):
+        refuse_nonfinite(model)
 
 
 def test_leaving_one_recipe_and_entering_the_next_gives_the_same_logits_as_entering_it_first(model):

@@ -1,7 +1,19 @@
 import pytest
 import torch
 import transformers
-from test_precision_models import IDS, PROJECTIONS, e4m3, in_bf16, logits, qwen3_moe, snr_db, state
+from test_precision_models import (
+    IDS,
+    PROJECTIONS,
+    deepseek_v3,
+    e4m3,
+    in_bf16,
+    logits,
+    qwen3_moe,
+    refused,
+    runnable,
+    snr_db,
+    state,
+)
 from torch.nn import functional as F
 
 from evalsuite.precision import RECIPES, apply
@@ -91,3 +103,69 @@ def test_transposed_interleaved_experts_with_biases_agree_with_transformers():
 
     # Blocks run along the reduction dimension, which is the middle one here.
     assert torch.equal(operand[1].float(), e4m3(weight[1].t(), 128, True))
+
+
+@pytest.fixture(scope="module")
+def deepseek():
+    return deepseek_v3()
+
+
+LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize("key", ["fp8-e4m3", "fp8-ue8m0", "mxfp8-rceil", "fp8-e4m3-tensor-static"])
+def test_deepseek_v3_quantises_latent_attention_dense_shared_and_routed_experts_and_nothing_else(deepseek, key):
+    with apply(deepseek, runnable(key, deepseek)) as applied:
+        pass
+    attention = [f"model.layers.{i}.self_attn.{name}" for i in range(2) for name in LATENT]
+    dense = [f"model.layers.0.mlp.{name}" for name in MLP]
+    routed = [f"model.layers.1.mlp.experts.{name}" for name in ("gate_up_proj", "down_proj")]
+    shared = [f"model.layers.1.mlp.shared_experts.{name}" for name in MLP]
+
+    assert sorted(applied.realised.modules) == sorted(attention + dense + routed + shared)
+
+
+def test_deepseek_v3_keeps_router_embedding_head_and_norms_in_bf16(deepseek):
+    left = {g.name for g in gemms(deepseek, RECIPES["fp8-ue8m0"]) if not g.quantised}
+
+    assert left == {"model.layers.1.mlp.gate", "lm_head"}
+
+
+def test_deepseek_v3_shares_are_those_counted_by_hand(deepseek):
+    with apply(deepseek, RECIPES["fp8-ue8m0"]) as applied:
+        pass
+    attention = 48 * 64 + 96 * 48 + 48 * 64 + 128 * 32 + 64 * 64
+    dense, expert = 3 * 192 * 64, 3 * 48 * 64
+    left = 2 * 512 * 64 + 4 * 64 + 2 * (2 * 64 + 48 + 32) + 64  # embedding and head, router, norms
+
+    total = 2 * attention + dense + 5 * expert
+    assert applied.realised.params_quantised == pytest.approx(total / (total + left))
+    active = 2 * attention + dense + 3 * expert  # two routed experts and the shared one
+    assert applied.realised.macs_quantised == pytest.approx(active / (active + 4 * 64 + 512 * 64))
+
+
+def test_deepseek_v3_runs_close_to_bf16_and_is_restored_exactly(deepseek):
+    before, expected = state(deepseek), logits(deepseek)
+    with apply(deepseek, RECIPES["bf16"], kernel="linear-bf16"):
+        assert snr_db(expected, logits(deepseek)) > 35
+    with apply(deepseek, RECIPES["fp8-ue8m0"]):
+        assert 12 < snr_db(expected, logits(deepseek)) < 40
+
+    assert state(deepseek) == before
+    assert torch.equal(logits(deepseek), expected)
+
+
+def test_an_fp8_cache_of_latents_is_refused(deepseek):
+    refused(deepseek, "bf16-kv8", "caches latents")
+
+
+def test_a_tied_head_of_a_mixture_of_experts_stays_in_bf16():
+    model = qwen3_moe(tie_word_embeddings=True)
+    with apply(model, RECIPES["fp8-ue8m0"].model_copy(update={"exclude": (r".*\.gate",)})) as applied:
+        names = applied.realised.modules
+
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert "lm_head" not in names
+    assert not [name for name in names if name.endswith(".gate")]
+    assert len(names) == 7 + 4 + 2

@@ -46,14 +46,31 @@ def qwen3(**changes):
     return in_bf16(transformers.Qwen3ForCausalLM(config))
 
 
-def qwen3_moe():
+def qwen3_moe(**changes):
     torch.manual_seed(0)
-    config = transformers.Qwen3MoeConfig(
-        vocab_size=512, hidden_size=128, intermediate_size=256, moe_intermediate_size=96, num_hidden_layers=2,
-        head_dim=64, num_attention_heads=2, num_key_value_heads=1, num_experts=4, num_experts_per_tok=2,
-        mlp_only_layers=[0], tie_word_embeddings=False, max_position_embeddings=256, experts_implementation="eager",
-    )  # fmt: skip
+    config = transformers.Qwen3MoeConfig(**({
+        "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "moe_intermediate_size": 96,
+        "num_hidden_layers": 2, "head_dim": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4,
+        "num_experts_per_tok": 2, "mlp_only_layers": [0], "tie_word_embeddings": False, "max_position_embeddings": 256,
+        "experts_implementation": "eager",
+    } | changes))  # fmt: skip
     return in_bf16(transformers.Qwen3MoeForCausalLM(config))
+
+
+def deepseek_v3():
+    """Multi-head latent attention, one dense layer and one of experts, shared experts, a grouped router."""
+    torch.manual_seed(0)
+    config = transformers.DeepseekV3Config(
+        vocab_size=512, hidden_size=64, intermediate_size=192, moe_intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, n_shared_experts=1, n_routed_experts=4, n_group=2, topk_group=1,
+        num_experts_per_tok=2, first_k_dense_replace=1, kv_lora_rank=32, q_lora_rank=48, qk_rope_head_dim=16,
+        qk_nope_head_dim=32, v_head_dim=32, max_position_embeddings=128, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = in_bf16(transformers.DeepseekV3ForCausalLM(config))
+    for parameter in model.parameters():
+        if parameter.dim() == 3:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model.requires_grad_(False)
 
 
 def runnable(key, model):

@@ -16,8 +16,8 @@ def test_torchao_to_mx_gives_the_same_codes_and_scales(element, rule, mode):
     dtype = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "e2m1": torch.float4_e2m1fn_x2}.get(
         element, f"fp6_{element}"
     )
-    # All BF16 amax that are neither zero nor tiny (torchao treats those apart), with random smaller companions.
-    amax = ALL_BF16[(ALL_BF16 >= 2.0**-100) & (ALL_BF16 <= 2.0**100)].float()
+    # All finite BF16 amax, with random smaller companions.
+    amax = ALL_BF16[(ALL_BF16 >= 0) & ALL_BF16.isfinite()].float().unique()
     parts = torch.rand(len(amax), 32, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
     parts[:, 0] = 1
     x = (amax[:, None] * parts).bfloat16()
@@ -26,8 +26,15 @@ def test_torchao_to_mx_gives_the_same_codes_and_scales(element, rule, mode):
         codes = mx.unpack_uint4(codes.view(torch.uint8))
     ours = formats.quantize(x, element=element, block=(1, 32), rounding=rule, amax_floor=0.0)
 
-    assert torch.equal(scales.view(torch.uint8).flatten(), ours.scale_codes.flatten())
-    assert torch.equal(codes.view(torch.uint8).reshape(ours.codes.shape), ours.codes)
+    theirs, own = scales.view(torch.uint8).flatten(), ours.scale_codes.flatten()
+    # Zero and tiny blocks apart: ours never writes scale code 0 (a subnormal, 2^-127), torchao does.
+    apart = own == 1
+
+    assert len(amax) == 32640
+    assert float(amax[apart].max()) < 2.0**-110
+    assert set(theirs[apart].tolist()) <= {0, 1}
+    assert torch.equal(theirs[~apart], own[~apart])
+    assert torch.equal(codes.view(torch.uint8).reshape(ours.codes.shape)[~apart], ours.codes[~apart])
 
 
 def test_torchao_gives_the_same_nvfp4_codes_and_scales():

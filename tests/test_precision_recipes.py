@@ -104,6 +104,41 @@ def test_only_recipes_with_a_scale_for_the_whole_tensor_depend_on_the_batch(key)
     assert torch.equal(alone, beside) == (key not in ("fp8-e4m3-tensor", "nvfp4"))
 
 
+@pytest.mark.parametrize("part", ["weights", "activations"])
+def test_the_two_default_recipes_give_the_same_codes_wherever_their_scales_coincide(part):
+    fp32, ue8m0 = getattr(RECIPES["fp8-e4m3"], part), getattr(RECIPES["fp8-ue8m0"], part)
+    x = torch.randn(256, 1024, generator=torch.Generator().manual_seed(0))
+    x[::128, ::128] = 448 * 2.0**-6  # the largest element of every block: amax / 448 is a power of two
+    x[1:128, ::128] = 448 * 2.0**-6
+    x[128, 0] *= 1.5  # but in one block of weights, and in one of activations
+    a, b = formats.quantize_as(x.bfloat16(), fp32), formats.quantize_as(x.bfloat16(), ue8m0)
+    same = a.scales == b.scales
+    rows, columns = fp32.block
+    inside = same.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+
+    assert same.any()
+    assert not same.all()
+    assert torch.equal(a.codes[inside], b.codes[inside])
+    assert not torch.equal(a.codes, b.codes)
+
+
+@pytest.mark.parametrize("key", ["mxfp8-rceil", "int8-row", "fp8-e4m3-tensor-static"])
+def test_any_recipe_runs_with_an_fp8_cache(key):
+    assert differing(recipe(f"{key}-kv8"), RECIPES[key]) == {"id", "label", "kv_cache"}
+
+
+@pytest.mark.parametrize("key", ["fp32-kv8", "bf16-kv8-kv8", "fp9-kv8"])
+def test_a_cache_on_a_recipe_that_is_none_is_refused(key):
+    with pytest.raises(UsageError, match=f"Unknown recipe '{key}'"):
+        recipe(key)
+
+
+def test_static_scales_differ_from_dynamic_ones_in_being_static():
+    assert differing(RECIPES["fp8-e4m3-tensor-static"].activations, RECIPES["fp8-e4m3-tensor"].activations) == {
+        "static"
+    }
+
+
 def test_labels_are_unique():
     assert len({one.label for one in RECIPES.values()}) == len(RECIPES)
 

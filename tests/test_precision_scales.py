@@ -1,4 +1,5 @@
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,13 @@ DETECTOR = {  # UE8M0 code for block amax 256, 300, 448, 450, 500: tells five "U
 
 def test_decode_table_of_e8m0_has_its_golden_hash():
     assert table_hash(decode_ue8m0(torch.arange(256, dtype=torch.uint8))) == "2fb2732a95604377"
+
+
+def test_all_256_codes_of_e8m0_decode_as_in_ml_dtypes():
+    codes = np.arange(256, dtype=np.uint8)
+    expected = codes.view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
+
+    assert np.array_equal(expected, decode_ue8m0(torch.from_numpy(codes)).numpy(), equal_nan=True)
 
 
 def test_ue8m0_codes_of_all_finite_bf16_amax_have_their_golden_hash():

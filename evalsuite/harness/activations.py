@@ -4,6 +4,7 @@ A static scale made from judged items would fit them better than anything served
 hold one of its items is refused before the first item.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from evalsuite.calibration import read_again
@@ -17,8 +18,9 @@ SIZES = ("blocks", "elements")
 """Counts that only say how much was looked at."""
 EXCEEDED_WARNS = 0.01
 """Share of clipped blocks from which `CALIBRATION_EXCEEDED` is a warning."""
-SHORTEST = 12
-"""Characters from which the text of an item can be recognised inside another text."""
+LONG = 40
+"""Characters from which a text can be recognised inside another one."""
+MARKERS = re.compile(r"<\|[^|]*\|>|^\s*(question|q):", re.MULTILINE | re.IGNORECASE)
 
 
 def noted(record: CellRecord, counts: Mapping[str, Mapping[str, int]]) -> CellRecord:
@@ -75,7 +77,8 @@ def refuse_judged_texts(spec: RunSpec, workloads: Sequence[Workload]) -> None:
             continue
         digest = arm.calibration.texts_sha256
         if digest not in checked:
-            checked[digest] = judged(read_again(arm.calibration), [item for w in workloads for item in w.items])
+            asked = [(item.item_id, item.prompt, text) for w in workloads for item in w.items for text in _texts(item)]
+            checked[digest] = judged(read_again(arm.calibration), asked)
         if names := checked[digest]:
             raise UsageError(
                 f"{arm.calibration.file}: {len(names)} calibration texts hold an item that this run judges (such as "
@@ -83,23 +86,28 @@ def refuse_judged_texts(spec: RunSpec, workloads: Sequence[Workload]) -> None:
             )
 
 
-def judged(texts: Sequence[str], items: Sequence[Item]) -> list[str]:
-    """One item id for every text that holds the item's question, or that the item's prompt holds (spaces and case
-    apart)."""
-    asked = [(item.item_id, _plain(item.prompt), _plain(_longest(item))) for item in items]
+def judged(texts: Sequence[str], asked: Sequence[tuple[str, str, str]]) -> list[str]:
+    """One item id for every text that holds the item's question, or that the item's prompt holds.
+
+    *asked*: (item id, prompt, question). Case, spaces and chat markers do not matter. A short question must be a line
+    of its own: "True and False is" stands in many a longer expression.
+    """
+    plain = [(item_id, _plain(prompt), _plain(question)) for item_id, prompt, question in asked]
     found = []
-    for text in map(_plain, texts):
-        name = next((name for name, prompt, question in asked
-                     if (len(text) >= SHORTEST and text in prompt)
-                     or (len(question) >= SHORTEST and question in text)), None)  # fmt: skip
+    for text in texts:
+        whole, lines = _plain(text), {_plain(line) for line in text.splitlines()}
+        name = next((name for name, prompt, question in plain
+                     if (len(whole) >= LONG and whole in prompt)
+                     or (question in whole if len(question) >= LONG else question in lines - {""})), None)  # fmt: skip
         found += [name] if name is not None else []
     return found
 
 
-def _longest(item: Item) -> str:
-    """The question, as far as one can tell without knowing the task: the item's longest text."""
-    return max((value for value in item.doc.values() if isinstance(value, str)), key=len, default="")
+def _texts(item: Item) -> list[str]:
+    """What would give an item away, without knowing its task: its long texts, or else its longest."""
+    texts = sorted((value for value in item.doc.values() if isinstance(value, str)), key=len)
+    return [text for text in texts if len(text) >= LONG] or texts[-1:]
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(MARKERS.sub(" ", text).lower().split())

@@ -64,7 +64,8 @@ def quant(value: Quant | None, compute: str) -> str:
         return compute.upper()
     rounding = f" ({value.rounding})" if value.rounding != "none" else ""
     block = "×".join("all" if size == -1 else str(size) for size in value.block)
-    return f"{value.element.upper()}, {value.scale.upper()} scales{rounding}, {block}"
+    static = ", calibrated" if value.static else ""
+    return f"{value.element.upper()}, {value.scale.upper()} scales{rounding}, {block}{static}"
 
 
 def spec_yaml(run: JudgedRun) -> str:
