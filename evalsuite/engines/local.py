@@ -8,7 +8,7 @@ log-softmax in the model's own type, and its BF16 log-likelihoods are multiples 
 Weights are loaded once, in BF16 (the master); every arm is a `precision.apply` context over that one model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,9 @@ from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
 from evalsuite.precision import apply
 from evalsuite.precision.calibrate import Texts, calibrate
-from evalsuite.precision.emulate import Applied, best_kernel, refuse_nonfinite
+from evalsuite.precision.emulate import best_kernel, refuse_nonfinite
 from evalsuite.precision.recipes import needs_calibration
-from evalsuite.records import Arm, Calibration, ModelRef, Recipe
+from evalsuite.records import Arm, Calibration, ModelRef, Realised, Recipe
 
 COMPACT_AT = 0.75
 """The batch is compacted when this share of its rows or less is still running: less copying than at every exit."""
@@ -89,7 +89,10 @@ class LocalEngine:
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
         with apply(self._master, self._calibrated(arm), gemm_mode=mode) as applied, torch.no_grad():
             applied.count(self._options.get("count", "blocks"))
-            yield LocalSession(self, self._master, applied)
+            session = LocalSession(self, self._master, applied.realised)
+            applied.activity()  # the probe of the output head is not the run's
+            session.activity = applied.activity
+            yield session
 
     def _calibrated(self, arm: Arm) -> Recipe:
         """The arm's recipe, complete: static scales get their calibration, measured on the texts that the arm names."""
@@ -107,8 +110,10 @@ class LocalEngine:
 class LocalSession:
     """One arm, loaded; see `engines.Session`."""
 
-    def __init__(self, engine: LocalEngine, model: Any, applied: Applied) -> None:
-        realised = applied.realised
+    activity: Callable[[], dict[str, dict[str, int]]]
+    """Counts over quantised activations since the last call; see `precision.emulate.Applied`."""
+
+    def __init__(self, engine: LocalEngine, model: Any, realised: Realised) -> None:
         self._model = model
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
@@ -119,8 +124,6 @@ class LocalSession:
         self.realised = realised.model_copy(
             update={"logits_dtype": self._head.logits_dtype, "kernel": f"{realised.kernel}, {attention}"}
         )
-        applied.activity()  # the probe of the output head is not the run's
-        self.activity = applied.activity
 
     # ------------------------------------------------------------------------------------------------- generation
 
