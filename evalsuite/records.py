@@ -128,6 +128,10 @@ class DecisionSpec(Noun):
     alpha: float = 0.05
     design: Literal["fixed", "sequential"] = "fixed"
     estimand: Literal["population", "benchmark"] = "population"
+    psi_plan: float = 0.05
+    """Expected share of items whose correctness differs between the arms: sets the stakes of the sequential design."""
+    window: int = Field(default=512, ge=1)
+    """Sequential design: items of a mode between two looks."""
 
 
 class Sampling(Noun):
@@ -173,6 +177,12 @@ class RunSpec(Noun):
     def arm(self, arm_id: str) -> Arm:
         """The arm of that id; KeyError if there is none."""
         return {arm.id: arm for arm in self.arms}[arm_id]
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that any task has, direct first."""
+        both: tuple[Mode, ...] = ("direct", "thinking")
+        return tuple(mode for mode in both if any(mode in task.modes for task in self.tasks))
 
     @property
     def candidates(self) -> tuple[Arm, ...]:
@@ -275,6 +285,7 @@ class CellRecord(Noun):
     resume_key: str
     """Hash of everything that the samples depend on; a key that differs is recomputed, never reused."""
     n_planned: int
+    """Items that the cell is to answer; the first so many of its task's order where a sequential run stopped early."""
     n_done: int = 0
     error: str | None = None
     realised: Realised | None = None
@@ -306,6 +317,24 @@ class Plan(Noun):
     """Accuracy of guessing, for NO_SIGNAL."""
 
 
+class Sequence(Noun):
+    """How a sequential run draws the items of one mode, and how far its arms have come."""
+
+    order: tuple[int, ...]
+    """For each draw the index of its task among the suite's tasks that have the mode; items follow in task order."""
+    ends: tuple[int, ...]
+    """Draws up to the end of each window: where the run looks."""
+    done: dict[str, int] = Field(default_factory=dict)
+    """Arm -> windows that it has finished."""
+    stopped: tuple[str, ...] = ()
+    """Arms that go no further: decided candidates, and everyone once all candidates are."""
+
+    def reached(self, *arms: str) -> tuple[int, ...]:
+        """`order` up to the last window that all these arms have finished."""
+        windows = min(self.done.get(arm, 0) for arm in arms)
+        return self.order[: self.ends[windows - 1]] if windows else ()
+
+
 class Manifest(Noun):
     """`manifest.json` of a run: written before the first item, replaced atomically as cells finish."""
 
@@ -324,6 +353,8 @@ class Manifest(Noun):
     software: dict[str, str]
     cells: dict[str, CellRecord]
     """Cell key -> record."""
+    sequences: dict[Mode, Sequence] = Field(default_factory=dict)
+    """Mode -> how its items are drawn; empty for a fixed plan."""
     command: str | None = None
     """The command line that made the run, for reproduction."""
 

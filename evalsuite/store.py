@@ -207,6 +207,26 @@ class RunWriter:
         (self.path / "journal" / f"{key}.jsonl").unlink(missing_ok=True)
         return done
 
+    def is_folded(self, record: CellRecord) -> bool:
+        """Whether a cell's samples are stored, as they were written."""
+        file = self.path / "cells" / record.cell.key / "samples.parquet"
+        return record.status == "done" and file.is_file() and file_sha256(file) == record.samples_sha256
+
+    def unfold(self, record: CellRecord, grown: CellRecord) -> None:
+        """Turn a finished cell's samples back into a journal, under the resume key of the record that replaces it."""
+        import pyarrow.parquet as pq
+
+        parquet = self.path / "cells" / record.cell.key / "samples.parquet"
+        groups: dict[int, list[Row]] = {}
+        if parquet.is_file():
+            for row in pq.read_table(parquet).to_pylist():
+                groups.setdefault(int(row["group"]), []).append(row)
+        else:
+            groups = read_journal(self.path, record.cell.key).groups
+        head = [{"resume_key": grown.resume_key}] + [{"group": g, "rows": rows} for g, rows in groups.items()]
+        write_atomic(self.path / "journal" / f"{record.cell.key}.jsonl", b"".join(_line(entry) for entry in head))
+        parquet.unlink(missing_ok=True)
+
     def discard(self, cell_key: str) -> None:
         """Drop everything stored of a cell, to recompute it under another key."""
         (self.path / "journal" / f"{cell_key}.jsonl").unlink(missing_ok=True)

@@ -10,6 +10,6 @@ Read on in this order: `loading` (task files), `lm` (lm-eval's `LM` over a sessi
 
 from evalsuite.harness.lm import EngineLM
 from evalsuite.harness.scoring import answer
-from evalsuite.harness.workload import Item, Workload, prepare
+from evalsuite.harness.workload import Item, Source, Workload, draw_sequences, load_sources, prepare
 
-__all__ = ["EngineLM", "Item", "Workload", "answer", "prepare"]
+__all__ = ["EngineLM", "Item", "Source", "Workload", "answer", "draw_sequences", "load_sources", "prepare"]

@@ -67,6 +67,8 @@ class Grid:
     item_hash: NDArray[np.object_]
     position: IntArray
     """Place in the seeded order (of its task)."""
+    rank: IntArray
+    """Place among the items of all tasks: the draw of a sequential run; `position` in a fixed plan."""
     duplicates: dict[str, int]
     """Task -> planned items dropped because an earlier one has the same content."""
     unplanned: int
@@ -114,16 +116,21 @@ def lay_out(
     samples: pd.DataFrame,
     mode: Mode,
     open_cells: Mapping[tuple[str, str], int] | None = None,
+    order: Sequence[int] | None = None,
 ) -> Grid:
     """Lay the samples of one mode out by planned item.
 
     `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (`choice_loglikelihoods` may be
     absent), of any modes and arms, in any order. `open_cells`: (arm, task) -> planned repeats, for cells that have not
-    ended.
+    ended. `order`: of a sequential run, for each draw the index of its task in `planned`.
     """
     names = tuple(planned)
     task = np.repeat(np.arange(len(names)), [len(planned[name]) for name in names])
     position = np.concatenate([np.arange(len(planned[name])) for name in names]) if names else np.zeros(0, np.int64)
+    rank = position
+    if order is not None and len(order):
+        # The k-th item of a task stands where the order draws that task for the k-th time: draws, sorted by task.
+        rank = np.argsort(np.asarray(order), kind="stable")
     hashes = np.array([item for name in names for item in planned[name]], dtype=object)
     codes, known = pd.factorize(hashes)
     key = task * (len(known) + 1) + codes
@@ -131,7 +138,7 @@ def lay_out(
     kept = np.zeros(len(key), dtype=bool)
     kept[first] = True
     lost = np.bincount(task[~kept], minlength=len(names))
-    task, position, hashes, key = task[kept], position[kept], hashes[kept], key[kept]
+    task, position, rank, hashes, key = task[kept], position[kept], rank[kept], hashes[kept], key[kept]
 
     rows = samples.loc[samples["mode"] == mode]
     row_task = pd.Index(names).get_indexer(pd.Index(rows["task"]))
@@ -140,7 +147,7 @@ def lay_out(
     item = pd.Index(key).get_indexer(pd.Index(row_key))
     columns = _columns(rows, item, _owed(open_cells or {}, names, task))
     return Grid(
-        mode, names, task, hashes, position, {n: int(k) for n, k in zip(names, lost, strict=True) if k},
+        mode, names, task, hashes, position, rank, {n: int(k) for n, k in zip(names, lost, strict=True) if k},
         int(np.count_nonzero(item < 0)), columns,
     )  # fmt: skip
 
@@ -233,7 +240,7 @@ def pair(grid: Grid, base: str, cand: str) -> Pairing:
         parsed=_total(parsed),
         mismatches={name: int(k) for name, k in zip(grid.tasks, differing, strict=True) if k},
         first_mismatch=first,
-        scores=_scores(one, two, np.argsort(grid.position, kind="stable")),
+        scores=_scores(one, two, np.argsort(grid.rank, kind="stable")),
         task_scores={name: _scores(one, two, np.flatnonzero(grid.task == i)) for i, name in enumerate(grid.tasks)},
     )
 

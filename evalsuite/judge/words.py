@@ -86,12 +86,20 @@ def release_sentence(verdict: Verdict, reasons: Sequence[str], pooled: Decision)
         return f"{head}no verdict on {arms}: {reasons[0]}."
     text = head + comparison(pooled)
     if verdict == pooled.verdict and verdict in ("SAFE", "UNSAFE"):
-        text += f"; {guarantee(pooled, verdict)}"
+        text += f"; {guarantee(pooled, verdict)}{_early(pooled)}"
         # The first reason restates the pooled test; what else the release rule found comes after it.
         reasons = reasons[1:]
         if degraded:
             reasons = ["the drop is real, though tolerable", *reasons]
     return "; ".join([text, *(r for r in reasons if not r.isupper())]) + "."
+
+
+def _early(pooled: Decision) -> str:
+    """What a sequential run saved."""
+    most = pooled.plan.n_planned
+    if pooled.plan.design == "fixed" or most is None or pooled.n >= most:
+        return ""
+    return f"; decided after {pooled.n:,} of at most {most:,} items"
 
 
 def again(attempt: int) -> str:

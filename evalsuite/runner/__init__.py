@@ -1,0 +1,82 @@
+"""The measuring half from top to bottom: a `RunSpec` in, a stored run out.
+
+`run` reads as the program: load the tasks, build all prompts once, write the plan before the first item (`plan`), then
+leg by leg (`legs`: what one arm does at a stretch), cell by cell, group by group into the journal (`cells`). A failed
+cell is recorded and the rest goes on. Nothing here knows of verdicts; whoever calls hands in `stop()`, which ends the
+run between two groups, and `decided()`, which names the candidates of a sequential run that need no more items.
+"""
+
+from collections import defaultdict
+
+from evalsuite.engines import ENGINES, Engine
+from evalsuite.errors import CannotRunError
+from evalsuite.harness import draw_sequences, load_sources, prepare
+from evalsuite.records import RunSpec
+from evalsuite.runner import cells, legs, plan
+from evalsuite.runner.job import Job, Reporter
+from evalsuite.store import RunWriter, StoredRun
+
+__all__ = ["Job", "Reporter", "run"]
+
+
+def run(spec: RunSpec, job: Job, resume: StoredRun | None = None, more: int = 0) -> StoredRun:
+    """Measure a suite, or continue a stored run of it; a sequential one with `more` further items a mode.
+
+    Errors: see `errors`; a failed cell raises nothing.
+    """
+    job.store.check_writable()
+    engine = ENGINES[spec.engine](spec.model, spec.engine_options)
+    spec = _with_weights(spec, engine)
+    refusal = next((why for arm in spec.arms if (why := engine.cannot_run(arm))), None)
+    if refusal:
+        raise CannotRunError(f"Engine '{spec.engine}' cannot run this: {refusal}.")
+    job.reporter.note("building prompts")
+    sources = load_sources(spec)
+    before = resume.manifest.sequences if resume else {}
+    sequences = draw_sequences(spec, sources, before)
+    work = prepare(spec, engine, sources, sequences)
+    manifest = plan.manifest(spec, work, sequences, job.command)
+    if resume is None:
+        writer = job.store.create(manifest)
+    else:
+        longer = draw_sequences(spec, sources, before, more)  # refuses before anything is touched
+        writer = plan.reopen(job.store, resume, manifest)
+    try:
+        if more:
+            work = prepare(spec, engine, sources, longer)
+            plan.extend(writer, plan.manifest(spec, work, longer, job.command))
+        return _measure(writer, engine, legs.of(writer, work, job), job)
+    finally:
+        writer.close()
+
+
+def _with_weights(spec: RunSpec, engine: Engine) -> RunSpec:
+    arms = tuple(arm.model_copy(update={"model": engine.model}) if arm.model.id == spec.model.id else arm
+                 for arm in spec.arms)  # fmt: skip
+    return spec.model_copy(update={"model": engine.model, "arms": arms})
+
+
+def _measure(writer: RunWriter, engine: Engine, todo: legs.Legs, job: Job) -> StoredRun:
+    total: dict[str, int] = defaultdict(int)
+    done: dict[str, int] = defaultdict(int)
+    for record in writer.manifest.cells.values():
+        total[record.cell.mode] += record.n_planned
+        done[record.cell.mode] += cells.answered(writer, record)
+    job.reporter.start(total, done)
+    for leg in todo:
+        pieces = [piece for piece in leg.pieces if not cells.is_done(writer, leg.arm, piece)]
+        if not pieces or job.stop():
+            continue
+        job.reporter.note(f"{leg.arm.id}: {leg.arm.recipe.label}")
+        try:
+            with engine.open(leg.arm) as session:
+                for piece in pieces:
+                    if not job.stop():
+                        cells.measure(writer, session, (leg.arm, piece), job)
+        except CannotRunError as error:
+            for piece in pieces:
+                cells.fail(writer, leg.arm, piece, str(error))
+    states = {record.status for record in writer.manifest.cells.values()}
+    whole = "interrupted" if job.stop() and states - {"done"} else "done" if states == {"done"} else "partial"
+    writer.update(status=whole)
+    return StoredRun(writer.path, writer.manifest)
