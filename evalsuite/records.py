@@ -137,9 +137,9 @@ class DecisionSpec(Noun):
 class Sampling(Noun):
     """How tokens are chosen. Temperature 0 is greedy."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    k: int = 1
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    k: int = Field(default=1, ge=1)
     """Samples an item; seeds come from (item hash, repeat)."""
 
 
@@ -428,6 +428,32 @@ class Decision(Noun):
     guarantee: Literal["finite-sample", "anytime", "asymptotic"] = "finite-sample"
 
 
+class Flips(Noun):
+    """Items on which two runs differ, between two runs of the baseline (`aa`) and from baseline to candidate (`ab`)."""
+
+    aa: float
+    """Share of items."""
+    ab: float
+    excess: float
+    """`ab` - `aa`."""
+    ci: tuple[float, float]
+    """90 % interval of the excess (paired t)."""
+    p: float
+    """One-sided exact sign test of "the candidate flips no more than the baseline does by itself"."""
+
+
+class Excess(Noun):
+    """How much of the candidate's flipping is noise: the triple test."""
+
+    n: int
+    """Items that both runs of the baseline and the candidate answered."""
+    correct: Flips
+    answers: Flips | None
+    """The same for the answer given; None where the samples do not hold it."""
+    sentence: str
+    """For people."""
+
+
 class SuiteDecision(Noun):
     """The release decision for one model, candidate and mode: pooled, guards and certificates together."""
 
@@ -440,6 +466,8 @@ class SuiteDecision(Noun):
     """Baseline against baseline, all tasks of the mode; None without a noise floor."""
     noise_p: float | None = None
     """Two-sided exact McNemar p of the noise floor."""
+    excess: Excess | None = None
+    """Flips beyond the noise; None without a noise floor."""
     attempt: int = 1
     """Which run of the same question in this store this is."""
     sentence: str

@@ -23,6 +23,8 @@ def judgement_view(manifest: Manifest, judgement: Judgement) -> RenderableType:
     parts: list[RenderableType] = [Text(head, "bold")]
     for decision in judgement.decisions:
         parts += [Text(f"\n{MARKS[decision.verdict]} {decision.sentence}"), _gates(decision)]
+        if decision.excess is not None:
+            parts.append(Text(f"noise  {decision.excess.sentence}", "dim"))
     if not judgement.decisions:
         parts.append(Text(f"{MARKS[judgement.verdict]} {judgement.verdict}: nothing to judge in this run."))
     return Group(*parts, *_findings(judgement))

@@ -139,8 +139,10 @@ def resolve(located: Located, overrides: Overrides | None = None) -> tuple[RunSp
                 ("engine", "options", option), f"unknown option '{option}'.{did_you_mean(option, OPTIONS[engine])}"
             )
     for mode in ("direct", "thinking"):
-        if getattr(suite.sampling, mode) != Sampling():
-            raise located.error(("sampling", mode), "only greedy decoding (temperature 0, k 1) is built yet.")
+        sampling = getattr(suite.sampling, mode)
+        if sampling.k > 1 and not sampling.temperature:
+            message = f"{sampling.k} samples at temperature 0 are all the same; set a temperature, or k: 1."
+            raise located.error(("sampling", mode), message)
     models = [overrides.model] if overrides.model else suite.model if isinstance(suite.model, list) else [suite.model]
     if not models:
         raise located.error(("model",), "the list is empty; name a model.")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evalsuite.engines import GenerateRequest, ScoreRequest
-from evalsuite.engines.local import LocalEngine
+from evalsuite.engines.local import LocalEngine, sample
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
 from evalsuite.precision.recipes import RECIPES
@@ -134,3 +134,37 @@ def test_the_weight_hash_changes_with_the_weights_and_the_configuration(tiny_mod
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     assert weights_sha256(copy) != weights_sha256(tiny_model)
+
+
+def drawn(temperature: float, seed: int, top_p: float = 1.0) -> GenerateRequest:
+    return GenerateRequest((1,), 1, (), temperature=temperature, top_p=top_p, seed=seed)
+
+
+def test_draws_follow_the_softmax_at_that_temperature():
+    logits, request = torch.tensor([0.0, 1.0, 2.0, -1.0]), drawn(0.7, 0)
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    tokens = torch.tensor([sample(logits, request, float(u)) for u in grid])
+    shares = torch.bincount(tokens, minlength=4) / len(tokens)
+
+    torch.testing.assert_close(shares, torch.softmax(logits / 0.7, -1), atol=1e-3, rtol=0)
+
+
+def test_top_p_keeps_the_likeliest_tokens_that_reach_it():
+    logits = torch.log(torch.tensor([0.1, 0.5, 0.3, 0.1]))
+    seen = {sample(logits, drawn(1.0, 0, top_p=0.7), u / 200) for u in range(200)}
+
+    assert seen == {1, 2}  # 0.5 alone is too little, 0.8 is enough
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_batch(engine: LocalEngine):
+    from dataclasses import replace
+
+    base = [replace(r, temperature=1.0, seed=i) for i, r in enumerate(requests(engine))]
+    with engine.open(arm(engine)) as session:
+        together, alone = session.generate(base), [session.generate([r])[0] for r in base]
+        others = session.generate([replace(r, seed=r.seed + 100) for r in base])
+        again = session.generate(base)
+
+    assert together == again
+    assert [t.tokens for t in together] == [a.tokens for a in alone]
+    assert [t.tokens for t in together] != [o.tokens for o in others]

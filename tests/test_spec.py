@@ -98,7 +98,7 @@ def test_engine_options_are_listed_for_each_engine():
         ("decision:", "engine: vlm\ndecision:", r"unknown engine 'vlm'"),
         ("decision:", "engine: {name: local, options: {thread: 1}}\ndecision:", r"unknown option 'thread'"),
         ("id: other", "id: ../up", r"arm id '../up' may hold"),
-        ("decision:", "sampling: {direct: {temperature: 0.6}}\ndecision:", r"only greedy decoding"),
+        ("decision:", "sampling: {direct: {k: 4}}\ndecision:", r"4 samples at temperature 0 are all the same"),
         ("[bf16, fp8-e4m3, {id: other, recipe: fp8-ue8m0}]", "[]", r"arms"),
     ],
 )  # fmt: skip

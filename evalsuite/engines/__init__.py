@@ -15,7 +15,7 @@ from evalsuite.records import Arm, ModelRef, Realised
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Continue `prompt` greedily (temperature 0) for at most `max_new` tokens."""
+    """Continue `prompt` for at most `max_new` tokens, greedily unless `temperature` says otherwise."""
 
     prompt: tuple[int, ...]
     """Token ids."""
@@ -24,6 +24,12 @@ class GenerateRequest:
     """Strings that end the answer (the text keeps what precedes the first one)."""
     stop_after: str | None = None
     """Stop strings count only behind the last occurrence of this text (`</think>`): a thought is not cut by them."""
+    temperature: float = 0.0
+    """0 takes the most likely token; above, tokens are drawn from softmax(logits / temperature)."""
+    top_p: float = 1.0
+    """Drawn only among the most likely tokens that together have this probability."""
+    seed: int = 0
+    """Of the draws, which depend on it and on the model's probabilities alone, not on the batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ log-softmax in the model's own type, and its BF16 log-likelihoods are multiples 
 Weights are loaded once, in BF16 (the master); every arm is a `precision.apply` context over that one model.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -98,7 +99,7 @@ class LocalSession:
     # ------------------------------------------------------------------------------------------------- generation
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """Greedy continuation of one group, in order."""
+        """Continuations of one group, in order."""
         from transformers import DynamicCache
 
         batch = _Batch(requests, self._tokenizer.pad_token_id or 0, self._device)
@@ -109,7 +110,7 @@ class LocalSession:
                 input_ids=ids, attention_mask=batch.mask, position_ids=positions, past_key_values=cache,
                 use_cache=True, logits_to_keep=1,
             )  # fmt: skip
-            token = out.logits[:, -1].argmax(-1)
+            token = batch.choose(out.logits[:, -1])
             keep = self._step(batch, token)
             if len(keep) < len(batch.rows):
                 index = torch.tensor(keep, device=self._device, dtype=torch.long)
@@ -194,6 +195,7 @@ class _Batch:
         self.rows = list(range(len(requests)))
         self.tokens: list[list[int]] = [[] for _ in requests]
         self.reason: list[Any] = [None] * len(requests)
+        self.draws = [random.Random(r.seed) if r.temperature > 0 else None for r in requests]
         width = max(len(r.prompt) for r in requests)
         ids = torch.full((len(requests), width), pad, dtype=torch.long)
         mask = torch.zeros(len(requests), width, dtype=torch.long)
@@ -202,6 +204,14 @@ class _Batch:
             mask[i, width - len(request.prompt) :] = 1
         self.ids, self.mask = ids.to(device), mask.to(device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The next token of every row of the batch (`logits`: rows x vocabulary)."""
+        token = logits.argmax(-1)
+        for i, row in enumerate(self.rows):
+            if (draw := self.draws[row]) is not None:
+                token[i] = sample(logits[i], self.requests[row], draw.random())
+        return token
 
     def select(self, keep: list[int], index: Tensor) -> None:
         """Drop the rows that are not in `keep`."""
@@ -221,6 +231,19 @@ class _Batch:
             Generation(tuple(t), text, reason)
             for t, text, reason in zip(self.tokens, texts, self.reason, strict=True)
         ]
+
+
+def sample(logits: Tensor, request: GenerateRequest, uniform: float) -> int:
+    """Draw a token from one row of logits by inverting its cumulative distribution, likeliest token first.
+
+    Two arms that use the same `uniform` draw the same token wherever their distributions agree, so what differs between
+    them is the arm and not the dice.
+    """
+    p, order = torch.softmax(logits.float() / request.temperature, -1).sort(descending=True, stable=True)
+    below = p.cumsum(-1)
+    kept = int((below - p < request.top_p).sum())  # the token that crosses top_p is kept
+    at = torch.searchsorted(below[:kept], uniform * below[kept - 1], right=True)
+    return int(order[min(int(at), kept - 1)])
 
 
 class FP32Head:

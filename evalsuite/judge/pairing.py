@@ -30,7 +30,7 @@ FLAGS = ("correct", "parsed", "truncated", "tie")
 
 COLUMNS = (
     "task", "item_hash", "prompt_hash", "arm", "mode", "repeat", "position", "correct", "parsed", "truncated",
-    "n_output_tokens", "choice_loglikelihoods", "tie",
+    "n_output_tokens", "choice_loglikelihoods", "tie", "prediction",
 )  # fmt: skip
 """Columns of `samples.parquet` that judging reads; loading only these keeps the texts out of memory."""
 
@@ -45,6 +45,8 @@ class Column:
     """`correct`, `parsed`, `truncated`, `tie` of the first repeat (False without an answer)."""
     prompt: IntArray
     """Code of the prompt hash; -1 without an answer."""
+    answer: IntArray | None
+    """Code of the first repeat's answer, 0 for an unparsable one, -1 without a row; None: not in the samples."""
     tokens: FloatArray
     """Output tokens of the first repeat; NaN where unknown."""
     open: BoolArray
@@ -120,9 +122,9 @@ def lay_out(
 ) -> Grid:
     """Lay the samples of one mode out by planned item.
 
-    `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (`choice_loglikelihoods` may be
-    absent), of any modes and arms, in any order. `open_cells`: (arm, task) -> planned repeats, for cells that have not
-    ended. `order`: of a sequential run, for each draw the index of its task in `planned`.
+    `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (`choice_loglikelihoods` and
+    `prediction` may be absent), of any modes and arms, in any order. `open_cells`: (arm, task) -> planned repeats, for
+    cells that have not ended. `order`: of a sequential run, for each draw the index of its task in `planned`.
     """
     names = tuple(planned)
     task = np.repeat(np.arange(len(names)), [len(planned[name]) for name in names])
@@ -168,6 +170,8 @@ def _columns(rows: pd.DataFrame, item: IntArray, owed: dict[str, IntArray]) -> d
     values: dict[str, NDArray[Any]] = {name: _flags(rows[name]) for name in FLAGS}
     values |= {name: rows[name].to_numpy(np.int64) for name in ("repeat", "position")}
     values["item"], values["prompt"] = item, pd.factorize(rows["prompt_hash"])[0].astype(np.int64)
+    if "prediction" in rows:
+        values["answer"] = pd.factorize(rows["prediction"])[0].astype(np.int64) + 1
     values["tokens"] = pd.to_numeric(rows["n_output_tokens"]).to_numpy(np.float64, na_value=np.nan)
     arms = [str(name) for name in names]
     columns = {}
@@ -199,6 +203,7 @@ def _column(rows: dict[str, NDArray[Any]], owed: IntArray) -> Column:
         mean=np.where(tries > 0, wins / np.maximum(tries, 1), np.nan),
         first={name: place(name, False) for name in FLAGS},
         prompt=place("prompt", -1),
+        answer=place("answer", -1) if "answer" in rows else None,
         tokens=place("tokens", np.nan),
         open=tries < owed,
         repeats=int(tries.max()) if n else 0,

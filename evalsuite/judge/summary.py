@@ -15,6 +15,7 @@ import pandas as pd
 
 from evalsuite.judge.exact import wilson
 from evalsuite.judge.findings import pair_findings, run_findings
+from evalsuite.judge.noise import excess_flips
 from evalsuite.judge.pairing import COLUMNS, Grid, Pairing, Scores, lay_out, pair
 from evalsuite.judge.release import Noise, decide_suite
 from evalsuite.judge.verdict import decide, invalid
@@ -133,7 +134,11 @@ def _judge_candidate(manifest: Manifest, views: _Views, candidate: str, attempt:
     ]  # fmt: skip
     noise = _noise(pair(views.of(baseline, noise_arm.id), baseline, noise_arm.id)) if noise_arm is not None else None
     findings = pair_findings(manifest, grid, (baseline, candidate), pairing)
-    return decide_suite(pooled, tasks, noise, findings, attempt)
+    decision = decide_suite(pooled, tasks, noise, findings, attempt)
+    if noise_arm is None:
+        return decision
+    all_three = views.of(baseline, noise_arm.id, candidate)
+    return decision.model_copy(update={"excess": excess_flips(all_three, baseline, noise_arm.id, candidate)})
 
 
 def _refusal(pairing: Pairing, subject: Subject) -> str | None:

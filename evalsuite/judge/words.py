@@ -6,7 +6,7 @@ Changes and margins are printed in points (hundredths of accuracy).
 
 from collections.abc import Sequence
 
-from evalsuite.records import Decision, Plan, Verdict
+from evalsuite.records import Decision, Flips, Plan, Verdict
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
@@ -100,6 +100,18 @@ def _early(pooled: Decision) -> str:
     if pooled.plan.design == "fixed" or most is None or pooled.n >= most:
         return ""
     return f"; decided after {pooled.n:,} of at most {most:,} items"
+
+
+def beyond_noise(correct: Flips, answers: Flips | None) -> str:
+    """How the candidate's flips compare with the baseline's own: by answers where they are known."""
+    flips, what = (correct, "right and wrong") if answers is None else (answers, "answers")
+    low, high = (points(end, sign=True) for end in flips.ci)
+    share = f", {100 * flips.aa / flips.ab:.0f} % as many" if flips.ab else ""
+    return (
+        f"{what} differ on {percent(flips.ab)} of the items between baseline and candidate, on {percent(flips.aa)} "
+        f"between two runs of the baseline{share}; beyond noise {points(flips.excess, sign=True)} points "
+        f"[{low}, {high}], exact {p_value(flips.p)}"
+    )
 
 
 def again(attempt: int) -> str:

@@ -125,6 +125,8 @@ class View:
         broken = any(f.code == "NOISE_FLOOR_BROKEN" for f in self.findings)
         value = f"{text.count(noise.n10 + noise.n01)} of {text.count(noise.n)} items flip between two baseline runs"
         note = f"{noise.n10:,} lost, {noise.n01:,} gained{p}; the candidate flips {seen.n10 + seen.n01:,}"
+        if self.decision.excess is not None:
+            note += f"; {self.decision.excess.sentence}"
         return Doubt("Noise floor", value, note, "error" if broken else "fine")
 
     def _coverage(self) -> Doubt:
