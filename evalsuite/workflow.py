@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.errors import CannotRunError, RefusedError, UsageError
-from evalsuite.records import Judgement, Manifest, Mode, RunSpec, SuiteDecision
+from evalsuite.records import Judgement, Manifest, Mode, RunSpec, SuiteDecision, SuitePlan
 from evalsuite.store import Store, StoredRun, read_manifest
 
 if TYPE_CHECKING:
@@ -137,6 +137,49 @@ def _check_extendable(stored: StoredRun | None) -> None:
         )
     if all(decision.verdict in ("SAFE", "UNSAFE") for decision in judge(stored, []).decisions):
         raise RefusedError(f"{own.run_id} is decided in every mode; more items would change nothing.")
+
+
+def plan(spec: RunSpec, results: Path, price_per_hour: float | None = None) -> SuitePlan:
+    """What a suite can decide and what it costs, before any compute; pace and psi are those of earlier runs."""
+    from evalsuite import machine
+    from evalsuite.harness import draw_sequences, load_sources
+    from evalsuite.judge.plan import plan_mode, psi_seen
+
+    sources, runs = load_sources(spec), Store(results).runs()
+    judged = [(run.manifest, judge(run, [])) for run in runs if run.manifest.spec.model.id == spec.model.id]
+    sequences = draw_sequences(spec, sources)
+    pace = _pace([manifest for manifest, _ in judged], machine.facts())
+    modes = []
+    for mode in spec.modes:
+        own = [source for source in sources if mode in source.spec.modes]
+        items = {source.spec.task: len(source.order[: spec.limit]) for source in own}
+        if mode in sequences:
+            items = {s.spec.task: sequences[mode].order.count(i) for i, s in enumerate(own)}
+        made = plan_mode(spec, mode, items, psi_seen(judged, spec, mode))
+        paces = [(n, pace.get((arm.recipe.id, task, mode))) for arm in spec.arms for task, n in items.items()]
+        seconds = [n * each for n, each in paces if each is not None]
+        whole = sum(seconds) if len(seconds) == len(paces) else None
+        modes.append(made.model_copy(update={"seconds": whole}))
+    known = [mode.seconds for mode in modes if mode.seconds is not None]
+    total = sum(known) if len(known) == len(modes) else None
+    cost = total / 3600 * price_per_hour if total is not None and price_per_hour is not None else None
+    return SuitePlan(
+        suite=spec.name, model=spec.model.id, arms=tuple(arm.id for arm in spec.arms), modes=tuple(modes),
+        seconds=total, cost=cost,
+    )  # fmt: skip
+
+
+def _pace(manifests: Sequence[Manifest], here: dict[str, Any]) -> dict[tuple[str, str, Mode], float]:
+    """(recipe, task, mode) -> seconds an item, from the newest run on a machine like this one."""
+    pace = {}
+    for manifest in manifests:
+        if manifest.machine != here:
+            continue
+        for record in manifest.cells.values():
+            if record.n_done and record.seconds:
+                recipe = manifest.spec.arm(record.cell.arm).recipe.id
+                pace[recipe, record.cell.task, record.cell.mode] = record.seconds / record.n_done
+    return pace
 
 
 def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:

@@ -13,7 +13,7 @@ from evalsuite import workflow
 from evalsuite.cli import app
 from evalsuite.records import VERDICT_EXIT
 
-VERBS = ["run", "verdict", "show", "publish", "list"]
+VERBS = ["run", "plan", "verdict", "show", "publish", "list"]
 
 
 def evalsuite(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -200,3 +200,17 @@ def test_errors_with_json_are_one_document_too(tmp_path: Path):
 def test_verbose_shows_the_traceback(tmp_path: Path):
     assert "Traceback" in evalsuite("-v", "verdict", "--results", tmp_path).stderr
     assert "Traceback" not in evalsuite("verdict", "--results", tmp_path).stderr
+
+
+def test_plan_says_what_a_suite_can_decide_and_what_an_earlier_run_costs(results: Path):
+    folder = results.parent
+    before = json.loads(evalsuite("plan", folder / "tiny.yaml", "--results", folder / "none", "--json").stdout)
+    after = json.loads(evalsuite("plan", folder / "tiny.yaml", "--results", results, "--price", 2, "--json").stdout)
+    first, second = before["plans"][0], after["plans"][0]
+
+    assert first["seconds"] is None
+    assert {mode["pooled"]["psi_source"] for mode in first["modes"]} == {"suite"}
+    assert second["cost"] == pytest.approx(second["seconds"] / 3600 * 2)
+    assert all(mode["pooled"]["psi_source"].startswith("run ") for mode in second["modes"])
+    assert evalsuite("plan", folder / "tiny.yaml", "--psi", 3).returncode == 2
+    assert "P(SAFE)" in evalsuite("plan", folder / "tiny.yaml").stdout

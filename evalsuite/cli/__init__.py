@@ -12,11 +12,12 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import common, looking, running
+from evalsuite.cli import common, looking, planning, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": running.run,
+    "plan": planning.plan,
     "verdict": looking.verdict,
     "show": looking.show,
     "publish": looking.publish,

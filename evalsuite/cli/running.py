@@ -12,7 +12,7 @@ import typer
 
 from evalsuite.cli import common
 from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
-from evalsuite.errors import UsageError, did_you_mean
+from evalsuite.errors import UsageError
 
 if TYPE_CHECKING:
     from evalsuite.workflow import Run
@@ -45,16 +45,15 @@ def run(
     common.answer_in_json(as_json)
     from evalsuite import spec as suites
 
-    if design not in (None, "fixed", "sequential"):
-        raise UsageError(f"Unknown design '{design}'.{did_you_mean(str(design), ('fixed', 'sequential'))}")
     if resume is not None:
         specs: tuple[Any, ...] = ()
     else:
         located = suites.load(suite)
         overrides = suites.Overrides(
-            model=model, arms=common.split(arms), tasks=common.split(tasks), engine=engine, limit=limit, design=design,
+            model=model, arms=common.split(arms), tasks=common.split(tasks), engine=engine, limit=limit,
+            design=common.design(design),
             datasets=common.folders(datasets),
-        )
+        )  # fmt: skip
         specs = suites.resolve(located, overrides)
         max_time = max_time or _suite_max_time(located)
     if dry_run:

@@ -1,5 +1,6 @@
 """One cell: answer the groups that its journal lacks, and turn the journal into samples once it is whole."""
 
+import time
 from dataclasses import dataclass
 
 from evalsuite.engines import Session
@@ -60,6 +61,7 @@ def measure(writer: RunWriter, session: Session, what: tuple[Arm, Piece], job: J
         fail(writer, arm, piece, f"asked for recipe '{arm.recipe.id}', the engine ran '{session.realised.recipe}'")
         return
     writer.update_cell(record)
+    began = time.monotonic()
     groups = groups_of(arm, piece.workload)
     with writer.journal(record) as append:
         have = read_journal(writer.path, cell.key).groups
@@ -83,5 +85,8 @@ def measure(writer: RunWriter, session: Session, what: tuple[Arm, Piece], job: J
                 return
             append(number, rows)
             job.reporter.advance(cell, len(groups[number]))
+    record = record.model_copy(update={"seconds": round(record.seconds + time.monotonic() - began, 3)})
     if piece.groups is None:
         writer.fold(record)
+    else:
+        writer.update_cell(record)
