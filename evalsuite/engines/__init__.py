@@ -10,7 +10,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evalsuite.records import Arm, ModelRef, Realised
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,30 @@ class Score:
     """True if every token of the continuation was the most likely one."""
 
 
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """Read `continuation` behind `prompt` (token ids, both non-empty) and report every next-token distribution."""
+
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The answer to a `TraceRequest`: one distribution for each of the T tokens of the continuation, in FP32."""
+
+    tokens: IntArray
+    """(T, K): the tokens that are reported one by one, likeliest first."""
+    logprobs: FloatArray
+    """(T, K): their log-probabilities, in nats."""
+    rest: FloatArray
+    """(T,): log-probability of all other tokens together; -inf where there are none."""
+    top: IntArray
+    """(T,): the likeliest token."""
+    chosen: FloatArray
+    """(T,): log-probability of the continuation's own token."""
+
+
 class Session(Protocol):
     """One arm, loaded."""
 
@@ -71,6 +101,11 @@ class Session(Protocol):
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Score one group, in order."""
+
+    def trace(
+        self, requests: Sequence[TraceRequest], top_k: int, support: Sequence[IntArray] | None = None
+    ) -> list[Trace]:
+        """Distributions along given texts, in order. `support`: the tokens (T, K) to report, else the likeliest."""
 
 
 class Engine(Protocol):

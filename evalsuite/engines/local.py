@@ -14,11 +14,20 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest
+from evalsuite.engines import (
+    GenerateRequest,
+    Generation,
+    IntArray,
+    Score,
+    ScoreRequest,
+    Trace,
+    TraceRequest,
+)
 from evalsuite.engines.attention import use_fp32_attention
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
@@ -26,6 +35,8 @@ from evalsuite.precision import apply
 from evalsuite.precision.emulate import best_kernel
 from evalsuite.records import Arm, ModelRef, Realised
 
+SLICE_ELEMENTS = 2**26
+"""Logits (positions x vocabulary) that are held at once: 256 MB."""
 COMPACT_AT = 0.75
 """The batch is compacted when this share of its rows or less is still running: less copying than at every exit."""
 
@@ -164,15 +175,8 @@ class LocalSession:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Log-likelihoods of one group, in order: one padded forward pass."""
-        rows = [(*r.context, *r.continuation[:-1]) for r in requests]
-        width = max(len(row) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        where: list[tuple[int, int]] = []
-        for i, (row, request) in enumerate(zip(rows, requests, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-            where += [(i, len(request.context) - 1 + j) for j in range(len(request.continuation))]
+        ids, mask = _padded([(*r.context, *r.continuation[:-1]) for r in requests])
+        where = [(i, len(r.context) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
         targets = torch.tensor([t for r in requests for t in r.continuation], device=self._device)
         at = torch.tensor(where, device=self._device)
         logits = self._head(ids.to(self._device), mask.to(self._device), at)
@@ -185,6 +189,46 @@ class LocalSession:
             scores.append(Score(sum(chosen[start:end]), all(greedy[start:end])))
             start = end
         return scores
+
+
+    # ---------------------------------------------------------------------------------------------------- traces
+
+    def trace(
+        self, requests: Sequence[TraceRequest], top_k: int, support: Sequence[IntArray] | None = None
+    ) -> list[Trace]:
+        """Distributions along given texts: one padded forward pass, the output head a slice of positions at a time."""
+        rows = [(*r.prompt, *r.continuation[:-1]) for r in requests]
+        ids, mask = _padded(rows)
+        where = [(i, len(r.prompt) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
+        written = torch.tensor([t for r in requests for t in r.continuation], device=self._device)
+        wanted = None if support is None else torch.from_numpy(np.concatenate(support)).to(self._device)
+        at = torch.tensor(where, device=self._device)
+        parts, start = [], 0
+        for logits in self._head.slices(ids.to(self._device), mask.to(self._device), at):
+            end = start + len(logits)
+            tokens = logits.topk(min(top_k, logits.shape[-1])).indices if wanted is None else wanted[start:end]
+            parts.append(_distribution(torch.log_softmax(logits, -1), tokens, written[start:end]))
+            start = end
+        joined = [torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)]
+        ends = np.cumsum([len(r.continuation) for r in requests])[:-1]
+        return [Trace(*columns) for columns in zip(*(np.split(column, ends) for column in joined), strict=True)]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask of rows padded on the right."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def _distribution(logp: Tensor, tokens: Tensor, written: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a `Trace` from log-probabilities (positions x vocabulary)."""
+    rest = logp.scatter(-1, tokens, -torch.inf).logsumexp(-1)
+    return tokens, logp.gather(-1, tokens), rest, logp.argmax(-1), logp.gather(-1, written[:, None])[:, 0]
 
 
 class _Batch:
@@ -273,8 +317,15 @@ class FP32Head:
 
     def __call__(self, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
         """Logits (float32, `len(at)` x vocabulary) at the (row, position) pairs `at` of right-padded `ids`."""
+        return torch.cat(list(self.slices(ids, mask, at)))
+
+    def slices(self, ids: Tensor, mask: Tensor, at: Tensor) -> Iterator[Tensor]:
+        """The same a slice of `at` after the other, so that a large vocabulary does not fill the memory."""
         if self.logits_dtype == "float32":
             hidden = self._body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            return self._project(hidden[at[:, 0], at[:, 1]])
-        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return logits[at[:, 0], at[:, 1]].float()
+            chosen = hidden[at[:, 0], at[:, 1]]
+            for part in chosen.split(max(1, SLICE_ELEMENTS // self._weight.shape[0])):
+                yield self._project(part)
+        else:
+            logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            yield logits[at[:, 0], at[:, 1]].float()
