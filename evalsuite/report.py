@@ -76,8 +76,9 @@ def item_view(item: str, rows: Any) -> RenderableType:
     for row in rows.sort_values(["mode", "arm"]).to_dict("records"):
         mark = "right" if row["correct"] else "wrong" if row["parsed"] else "unparsable"
         answer = "nothing found" if row["prediction"] is None else row["prediction"]
-        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}; {row['n_output_tokens']} tokens, "
-                          f"{row['finish_reason'] or 'scored'})", "bold"))  # fmt: skip
+        tokens = row["n_output_tokens"]
+        count = f"; {int(tokens)} tokens, {row['finish_reason'] or 'scored'}" if tokens == tokens else ""  # NaN: unknown
+        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}{count})", "bold"))
         if row["output_text"] is not None:
             parts.append(Text(row["output_text"]))
         if row["choice_loglikelihoods"] is not None:

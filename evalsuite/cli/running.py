@@ -12,6 +12,7 @@ import typer
 
 from evalsuite.cli import common
 from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
+from evalsuite.errors import RefusedError
 
 if TYPE_CHECKING:
     from evalsuite.workflow import Run
@@ -75,6 +76,8 @@ def _measure(
         )  # fmt: skip
         if resume is not None:
             old = Store(results).run(None if resume == "last" else resume)
+            if old.manifest.provenance != "measured":
+                raise RefusedError(f"{old.manifest.run_id} was {old.manifest.provenance}, not measured: nothing to resume.")
             return [workflow.run(old.manifest.spec, options, resume=old)]
         return [workflow.run(spec, options) for spec in specs]
 
