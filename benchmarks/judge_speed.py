@@ -3,7 +3,8 @@
     python benchmarks/judge_speed.py [--out results/reference/judge_speed.json]
 
 Synthetic samples: baseline, candidate and noise floor over 10,000 items in each of 20 tasks, half of them multiple
-choice; 5 % of the answers differ. Times are the best of three, in one thread; memory is the peak of the whole process.
+choice; 5 % of the answers differ. Times are the best of three, in one thread: processor time, which the limits concern,
+and wall time, which other programs on the machine lengthen. Memory is the peak of the whole process.
 """
 
 import argparse
@@ -39,18 +40,18 @@ from evalsuite.records import (
 )
 
 TASKS, ITEMS = 20, 10_000
-LIMITS = {"exact_p_s": 0.1, "judge_run_s": 5.0, "peak_rss_bytes": 1e9}
+LIMITS = {"exact_p_cpu_s": 0.1, "judge_run_cpu_s": 5.0, "peak_rss_bytes": 1e9}
 ARMS = ("bf16", "fp8-ue8m0", "bf16@aa")
 
 
-def best(call: Callable[[], Any], times: int = 3) -> float:
-    """Shortest of some repetitions, in seconds."""
+def best(call: Callable[[], Any], times: int = 3) -> tuple[float, float]:
+    """Shortest processor time and wall time of some repetitions, in seconds."""
     found = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = time.process_time(), time.perf_counter()
         call()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        found.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+    return min(cpu for cpu, _ in found), min(wall for _, wall in found)
 
 
 def task(number: int) -> str:
@@ -104,11 +105,13 @@ def main() -> None:
     rows = samples(of)
     judged = best(lambda: judge_run(of, rows))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    measured = {"exact_p_s": round(exact, 4), "judge_run_s": round(judged, 3), "peak_rss_bytes": peak}
+    measured = {"exact_p_cpu_s": round(exact[0], 4), "judge_run_cpu_s": round(judged[0], 3), "peak_rss_bytes": peak}
     found = {
-        "command": " ".join(["python", "benchmarks/judge_speed.py", *sys.argv[1:]]), "python": platform.python_version(),
+        "command": " ".join(["python", "benchmarks/judge_speed.py", *sys.argv[1:]]),
+        "python": platform.python_version(),
         "exact_p_items": 14_042, "tasks": TASKS, "items": TASKS * ITEMS, "rows": len(rows),
         "verdict": judge_run(of, rows).verdict, **measured, "limits": LIMITS,
+        "exact_p_wall_s": round(exact[1], 4), "judge_run_wall_s": round(judged[1], 3),
     }  # fmt: skip
     print(json.dumps(found, indent=1))
     if options.out:

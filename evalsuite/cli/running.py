@@ -77,7 +77,8 @@ def _measure(
         if resume is not None:
             old = Store(results).run(None if resume == "last" else resume)
             if old.manifest.provenance != "measured":
-                raise RefusedError(f"{old.manifest.run_id} was {old.manifest.provenance}, not measured: nothing to resume.")
+                origin = old.manifest.provenance
+                raise RefusedError(f"{old.manifest.run_id} was {origin}, not measured: there is nothing to resume.")
             return [workflow.run(old.manifest.spec, options, resume=old)]
         return [workflow.run(spec, options) for spec in specs]
 

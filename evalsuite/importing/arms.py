@@ -1,6 +1,7 @@
 """How the arms of an imported comparison are called and described: from the model arguments that lm-eval logged."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from evalsuite.errors import UsageError
@@ -9,7 +10,7 @@ from evalsuite.records import Arm, ModelRef, Recipe
 
 NAMING = ("peft", "delta", "pretrained", "model", "path", "engine")
 """Model arguments that name the model, in lm-eval's order."""
-SETTINGS = {
+SETTINGS: dict[str, Callable[[Log], Any]] = {
     "model type": lambda log: log.config.get("model"),
     "generation options": lambda log: log.config.get("gen_kwargs") or None,
     "system instruction": lambda log: log.results.get("system_instruction_sha"),

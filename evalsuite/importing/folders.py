@@ -73,7 +73,7 @@ def find_log(path: Path) -> Log:
         return _old_run(path)
     if len(folders) > 1:
         names = _some(str(folder) for folder in folders)
-        raise UsageError(f"{path}: logs of {len(folders)} models or runs lie here ({names}). Name one of these folders.")
+        raise UsageError(f"{path}: logs of {len(folders)} models or runs lie here ({names}). Name one of them.")
     return _run_of(folders.pop(), None)
 
 

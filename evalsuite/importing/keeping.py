@@ -30,12 +30,13 @@ class Imported:
         """Hash over question and answers."""
         whole: list[Any] = [self.spec.model_dump(mode="json"), sorted(self.items.items())]
         whole += [plan.model_dump(mode="json") for _, plan in sorted(self.plans.items())]
-        whole += [[cell.key, rows] for cell, rows in sorted(self.rows.items(), key=lambda one: one[0].key)]
+        whole += [[cell.key, self.rows[cell], [finding.model_dump() for finding in self.findings.get(cell, ())]]
+                  for cell in sorted(self.rows, key=lambda cell: cell.key)]  # fmt: skip
         return hashlib.sha256(json.dumps(whole, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
 
 def keep(run: Imported, store: Store, command: str | None = None) -> tuple[StoredRun, bool]:
-    """Store a run; returns it, and whether it is new. The same logs imported twice are one run, not a second attempt."""
+    """Store a run; returns it, and whether it is new. The same logs imported twice are one run, not two attempts."""
     digest = run.digest
     store.check_writable()
     for old in store.runs():

@@ -61,7 +61,7 @@ def read_answers(path: Path, filters: Sequence[str]) -> list[Answer]:
             name = line.get("filter") or (filters[turn] if turn < len(filters) else f"filter-{turn + 1}")
             found.append(_answer(line, doc_id, str(name)))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise SuiteError(f"{path}:{number}:1: not a sample of lm-eval ({type(error).__name__}: {error}). Expected "
+            raise SuiteError(f"{path}:{number}:1: not a sample of lm-eval ({type(error).__name__}: {error}). It has "
                              "`doc_id`, `doc`, `arguments`, `filtered_resps` and the metrics.") from None  # fmt: skip
     if not found:
         raise SuiteError(f"{path}:1:1: no samples in this file.")
@@ -87,8 +87,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, json.loads(text)
     except json.JSONDecodeError as error:
         line = number + error.lineno - 1
-        raise SuiteError(f"{path}:{line}:{error.colno}: broken line, not valid JSON ({error.msg}). If lm-eval was killed "
-                         "while it wrote, run it again.") from None  # fmt: skip
+        raise SuiteError(f"{path}:{line}:{error.colno}: broken line, not valid JSON ({error.msg}). If lm-eval was "
+                         "killed while it wrote, run it again.") from None  # fmt: skip
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise SuiteError(f"{path}:{number + 1}:1: not a text file ({error}).") from None
     except OSError as error:
@@ -172,7 +172,7 @@ def _generated(line: dict[str, Any]) -> Row:
 
 
 def _scored(line: dict[str, Any], values: list[float], requests: list[list[Any]], scores: dict[str, float]) -> Row:
-    options = [str(one[1]).strip() if len(one) > 1 else "" for one in requests] or [str(i) for i in range(len(values))]
+    options = [str(one[1]).strip() if len(one) > 1 else "" for one in requests] or [""] * len(values)
     half = len(values) // 2
     if len(values) > 2 and len(values) % 2 == 0 and options[:half] == options[half:]:
         options, values = options[:half], values[:half]  # behind the choices: the same without the question
@@ -201,6 +201,8 @@ def _gold(target: Any, options: list[str]) -> int | None:
     return options.index(text) if text in options else None
 
 
-_UNKNOWN: Row = {"repeat": 0, "group": None, "finish_reason": None, "truncated": None, "n_prompt_tokens": None,
-                 "n_output_tokens": None, "n_thinking_tokens": None, "output_token_ids": None, "seed": None}  # fmt: skip
+_UNKNOWN: Row = {
+    "repeat": 0, "group": None, "finish_reason": None, "truncated": None, "n_prompt_tokens": None,
+    "n_output_tokens": None, "n_thinking_tokens": None, "output_token_ids": None, "seed": None,
+}  # fmt: skip
 """What lm-eval does not log."""

@@ -1,8 +1,9 @@
 """Two runs of lm-evaluation-harness (and a second baseline run, if there is one) as a run of the store.
 
-Items are paired by task and content. An item that one log lacks is missing in that arm. Logs of different task versions,
-or with other content under the same item number, do not ask the same question: that is a finding (`NOT_COMPARABLE`) and
-makes the verdict INVALID, as different prompts do. The plan is fixed by the call, not by the answers.
+Items are paired by task and content. An item that one log lacks is missing in that arm. Logs of different task
+versions, or with other content under the same item number, do not ask the same question: that is a finding
+(`NOT_COMPARABLE`) and makes the verdict INVALID, as different prompts do. The plan is fixed by the call, not by the
+answers.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from evalsuite.importing.scoring import choose, parse_choices
 from evalsuite.records import Cell, DecisionSpec, Finding, Mode, Plan, RunSpec, Sampling, TaskSpec
 from evalsuite.store import Row
 
+Role = Literal["certify", "monitor"]
 GUARDS = ((1000, 0.02), (250, 0.03), (0, 0.05))
 """Guard margin of a task by its number of items, where the catalogue does not know the task."""
 
@@ -68,8 +70,11 @@ class _Task:
 
 
 def read_logs(asked: Asked) -> Imported:
-    """Read and lay out. Errors: `UsageError` for folders that are no logs and open choices, `SuiteError` for broken lines,
-    `NotComparableError` where the logs have nothing in common."""
+    """Read and lay out.
+
+    Errors: `UsageError` for folders that are no logs and for open choices, `SuiteError` for broken lines,
+    `NotComparableError` where the logs have nothing in common.
+    """
     logs = [find_log(path) for path in (asked.baseline, asked.candidate, asked.noise) if path is not None]
     ids = list(name_arms(logs[0], logs[1], asked.names))
     found = [_read(name, logs, asked) for name in _names(logs, asked.tasks)]
@@ -158,7 +163,7 @@ def _budget(answer: Answer, mode: Mode) -> dict[Mode, int] | None:
 
 
 def _sampling(found: Sequence[_Task], mode: Mode) -> Sampling:
-    """How tokens were chosen, by the first generated answer of the mode; greedy where nothing is said, as lm-eval does."""
+    """How tokens were chosen, by the first generated answer of the mode; else greedy, as lm-eval does."""
     for task in found:
         settings = next((a.settings for a in task.answers[0] if a.settings is not None), None)
         if task.mode == mode and settings and settings.get("do_sample"):
@@ -186,15 +191,16 @@ def _findings(task: _Task, logs: Sequence[Log], arm: int) -> tuple[Finding, ...]
     reasons = _differences(task, logs, arm)
     if reasons and arm > 1:
         raise NotComparableError(f"--noise: the second baseline run is of another question: {'; '.join(reasons)}.")
-    found += [Finding(code="NOT_COMPARABLE", severity="error", message=f"{task.name}: {reason}. Run both arms on the same "
-                      "version of task and data.") for reason in reasons]  # fmt: skip
+    found += [Finding(code="NOT_COMPARABLE", severity="error", message=f"{task.name}: {reason}; run both arms on the "
+                      "same version of task and data") for reason in reasons]  # fmt: skip
     settings = differing_settings(logs[0], logs[arm])
     if settings:
         found.append(Finding(code="SETTINGS_DIFFER", severity="warning", message="The logs were made with different "
                              f"settings: {'; '.join(settings)}. Make sure that only the model differs."))  # fmt: skip
     one, two = (next((a.settings for a in task.answers[i] if a.settings is not None), None) for i in (0, arm))
     if task.answers[0] and task.answers[arm] and one != two:
-        keys = [key for key in dict.fromkeys([*(one or {}), *(two or {})]) if (one or {}).get(key) != (two or {}).get(key)]
+        one, two = one or {}, two or {}
+        keys = [key for key in dict.fromkeys([*one, *two]) if one.get(key) != two.get(key)]
         found.append(Finding(code="SETTINGS_DIFFER", severity="warning", message=f"{task.name} was generated with "
                              f"different {', '.join(keys)} in the two logs."))  # fmt: skip
     return tuple(found)
@@ -227,7 +233,7 @@ def _plans(found: Sequence[_Task], spec: RunSpec) -> dict[str, Plan]:
     return plans
 
 
-def _plan(found: Sequence[_Task], spec: RunSpec, margin: float, role: Literal["certify", "monitor"] = "certify") -> Plan:
+def _plan(found: Sequence[_Task], spec: RunSpec, margin: float, role: Role = "certify") -> Plan:
     hashes = [item for task in found for item in dict.fromkeys(task.planned)]
     chance = sum((task.spec.chance or 0.0) * len(set(task.planned)) for task in found) / len(hashes)
     return Plan(

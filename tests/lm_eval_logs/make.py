@@ -148,7 +148,6 @@ def scripted(arm: list[str]):
 def main() -> None:
     replace_absent()
     import torch
-
     from lm_eval.__main__ import cli_evaluate
     from lm_eval.api import registry
 
