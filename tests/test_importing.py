@@ -259,6 +259,23 @@ def test_other_settings_are_a_warning_that_names_them(logs: Path, tmp_path: Path
     assert any(f"mini_sums was generated with different {keys}" in message for message in messages)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_group_stands_for_its_tasks(version: str):
+    run = imported(LOGS / version / "base", LOGS / version / "cand", tasks=("mini_group",))
+
+    assert {task.task for task in run.spec.tasks} == {"mini_age", "mini_size"}
+
+
+def test_files_of_others_beside_an_old_log_do_no_harm(tmp_path: Path):
+    shutil.copytree(LOGS / "v0.4.2" / "base", tmp_path / "base")
+    (tmp_path / "base" / "notes.json").write_text("{not json")
+
+    assert set(find_log(tmp_path / "base").samples) == {"mini_age", "mini_size", "mini_sums"}
+    (tmp_path / "base" / "results.json").write_text("{not json")
+    with pytest.raises(SuiteError, match="results.json:1:2: not valid JSON"):
+        find_log(tmp_path / "base")
+
+
 def test_the_newest_of_several_runs_is_read_and_that_is_said(logs: Path):
     folder = next((logs / "base").iterdir())
     old = samples_file(folder, "mini_age")

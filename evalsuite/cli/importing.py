@@ -20,7 +20,7 @@ def import_(
     candidate_name: Annotated[str | None, typer.Option(help="Name of the candidate; else from its log.")] = None,
     margin: Annotated[float, typer.Option(help="Largest tolerated loss, pooled, as a fraction.")] = 0.01,
     alpha: Annotated[float, typer.Option(help="One-sided error rate.")] = 0.05,
-    tasks: Annotated[str | None, typer.Option(help="Tasks to compare, comma-separated, patterns allowed.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, groups or patterns to compare, comma-separated.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="NAME or TASK=NAME, where a log holds several.")] = None,
     filter_: Annotated[list[str] | None, typer.Option("--filter", help="NAME or TASK=NAME, likewise.")] = None,
     results: Results = DEFAULT_RESULTS,

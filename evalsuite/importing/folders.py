@@ -52,6 +52,13 @@ class Log:
         pairs = (part.partition("=") for part in str(args or "").split(","))
         return {key.strip(): value for key, equals, value in pairs if equals}
 
+    def members(self, group: str) -> set[str]:
+        """The tasks of a group, through groups of groups; empty for what is no group."""
+        table = self.results.get("group_subtasks")
+        direct = table.get(group) if isinstance(table, dict) else None
+        found = {str(name) for name in direct} if isinstance(direct, list) else set()
+        return found.union(*(self.members(name) for name in found if name != group))
+
     def of_task(self, key: str, task: str) -> Any:
         """The entry of a task in one of the tables of the results file (`versions`, `n-shot`, `configs`), or None."""
         table = self.results.get(key)
@@ -105,7 +112,12 @@ def _old_run(path: Path) -> Log:
     """A run of lm-eval 0.4.0 to 0.4.2: sample files are named after model arguments and task."""
     found = []
     for file in sorted(path.rglob("*.json")):
-        results = read_results(file) if file.stat().st_size < 100_000_000 else {}
+        try:
+            results = read_results(file)
+        except SuiteError:
+            if file.name.startswith("results"):
+                raise
+            continue  # somebody else's file
         log = Log(file.parent, {}, results)
         prefix = re.sub("/|=", "__", str(log.config.get("model_args") or ""))
         tasks = results.get("configs")

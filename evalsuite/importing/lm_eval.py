@@ -42,7 +42,7 @@ class Asked:
     margin: float = 0.01
     alpha: float = 0.05
     tasks: tuple[str, ...] | None = None
-    """Patterns of the tasks to compare; None takes all that either log has."""
+    """Tasks to compare, as patterns or names of groups; None takes all that either log has."""
     metrics: tuple[str, ...] = ()
     """`NAME` or `TASK=NAME`."""
     filters: tuple[str, ...] = ()
@@ -116,7 +116,8 @@ def _names(logs: Sequence[Log], patterns: tuple[str, ...] | None) -> list[str]:
     names = [*base, *(name for name in cand if name not in base)]
     if patterns is None:
         return names
-    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    members = set().union(*(log.members(pattern) for log in logs[:2] for pattern in patterns))
+    chosen = [name for name in names if name in members or any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not chosen:
         raise UsageError(f"--tasks {','.join(patterns)}: no such task. The logs have: {', '.join(names)}.")
     return chosen
