@@ -69,8 +69,8 @@ class Recipe(Noun):
     id: str
     label: str
     """For people."""
-    compute: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of everything that is not quantised."""
+    compute: Literal["bf16", "fp32", "unknown"] = "bf16"
+    """Arithmetic of everything that is not quantised; `unknown` only where a log of another program does not say."""
     weights: Quant | None = None
     weights_via: Quant | None = None
     """Weights are quantised and dequantised by this first: a checkpoint in one format converted to another."""
@@ -273,6 +273,9 @@ FINDINGS: dict[str, str] = {
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
     "BASELINE_AT_CHANCE": "The baseline is too near chance to lose anything.",
+    "IMPORTED": "Answers come from another program's logs; what those do not record is unknown.",
+    "NOT_COMPARABLE": "The two logs do not ask the same question (task version or items differ).",
+    "SETTINGS_DIFFER": "The two logs were made with different settings.",
 }
 """Every finding code and what it means. A code that is not here cannot be stored."""
 
@@ -345,6 +348,8 @@ class Manifest(Noun):
     created: str
     """UTC, ISO 8601."""
     status: Literal["running", "done", "partial", "interrupted"]
+    provenance: Literal["measured", "imported", "declared"] = "measured"
+    """`measured` here; `imported` from another program's logs; `declared`: somebody said so."""
     spec: RunSpec
     spec_sha256: str
     plans: dict[str, Plan]

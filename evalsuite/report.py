@@ -118,14 +118,20 @@ def item_view(item: str, rows: Any) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{item}   gold: {rows.iloc[0]['gold']}", "bold")]
     for row in rows.sort_values(["mode", "arm"]).to_dict("records"):
         mark = "right" if row["correct"] else "wrong" if row["parsed"] else "unparsable"
-        answer = "nothing found" if row["prediction"] is None else row["prediction"]
-        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}; {row['n_output_tokens']} tokens, "
-                          f"{row['finish_reason'] or 'scored'})", "bold"))  # fmt: skip
-        if row["output_text"] is not None:
+        answer = row["prediction"] if _known(row["prediction"]) else "nothing found"
+        ended = row["finish_reason"] if _known(row["finish_reason"]) else "scored"
+        count = f"; {int(row['n_output_tokens'])} tokens, {ended}" if _known(row["n_output_tokens"]) else ""
+        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}{count})", "bold"))
+        if _known(row["output_text"]):
             parts.append(Text(row["output_text"]))
         if row["choice_loglikelihoods"] is not None:
             parts.append(Text("log-likelihoods: " + ", ".join(f"{v:.3f}" for v in row["choice_loglikelihoods"])))
     return Group(*parts)
+
+
+def _known(value: Any) -> bool:
+    """False for None and for NaN, which a data frame makes of it."""
+    return value is not None and bool(value == value)  # NaN is the one value that differs from itself
 
 
 def rows_view(rows: list[dict[str, Any]]) -> RenderableType:

@@ -13,7 +13,7 @@ from evalsuite import workflow
 from evalsuite.cli import app
 from evalsuite.records import VERDICT_EXIT
 
-VERBS = ["run", "plan", "verdict", "show", "publish", "list"]
+VERBS = ["run", "plan", "verdict", "show", "publish", "list", "import"]
 
 
 def evalsuite(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import common, looking, planning, running
+from evalsuite.cli import common, importing, looking, planning, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "show": looking.show,
     "publish": looking.publish,
     "list": looking.list_,
+    "import": importing.import_,
 }
 """All verbs, in the order of the help text."""
 

@@ -12,7 +12,7 @@ import typer
 
 from evalsuite.cli import common
 from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
-from evalsuite.errors import UsageError
+from evalsuite.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from evalsuite.workflow import Run
@@ -84,6 +84,9 @@ def _measure(
         resume, more = again
         if resume is not None:
             old = Store(results).run(None if resume == "last" else resume)
+            if old.manifest.provenance != "measured":
+                origin = old.manifest.provenance
+                raise RefusedError(f"{old.manifest.run_id} was {origin}, not measured: there is nothing to resume.")
             return [workflow.run(old.manifest.spec, options, resume=old, more=more)]
         if more:
             raise UsageError("--more continues a stored run: name it with --resume RUN.")

@@ -123,12 +123,13 @@ def _judge_candidate(manifest: Manifest, views: _Views, candidate: str, attempt:
     grid = views.of(baseline, candidate)
     pairing = pair(grid, baseline, candidate)
     subject = Subject(model=manifest.spec.model.id, baseline=baseline, candidate=candidate, mode=grid.mode)
-    refusal = _refusal(pairing, subject)
+    refused = dict.fromkeys(pairing.mismatches, _refusal(pairing, subject)) | _declared(manifest, subject)
+    refusal = next(iter(refused.values()), None)
     pooled = _decide(manifest, grid.mode, subject, (pairing.pooled, pairing.scores), refusal)
     tasks = [
         _decide(
             manifest, grid.mode, subject.model_copy(update={"task": task}), (counts, pairing.task_scores[task]),
-            refusal if task in pairing.mismatches else None,
+            refused.get(task),
         )
         for task, counts in pairing.tasks.items()
     ]  # fmt: skip
@@ -151,6 +152,16 @@ def _refusal(pairing: Pairing, subject: Subject) -> str | None:
         f"{differing:,} items were asked with different prompts in {subject.baseline} and {subject.candidate} (the "
         f"first: item {item} of {task}); the chat template, tokenizer or task version changed, so re-run both arms"
     )
+
+
+def _declared(manifest: Manifest, subject: Subject) -> dict[str, str | None]:
+    """Task -> why whoever wrote the run found its two arms not comparable."""
+    arms = (subject.baseline, subject.candidate)
+    return {
+        record.cell.task: finding.message
+        for record in manifest.cells.values() if record.cell.mode == subject.mode and record.cell.arm in arms
+        for finding in record.findings if finding.code == "NOT_COMPARABLE"
+    }  # fmt: skip
 
 
 def _decide(

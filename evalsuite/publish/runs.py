@@ -45,6 +45,11 @@ class JudgedRun:
         """The model, with the beginning of its revision."""
         return model_name(self.manifest.spec.model)
 
+    @property
+    def imported(self) -> bool:
+        """True if the answers come from another program's logs."""
+        return self.manifest.provenance == "imported"
+
     @cached_property
     def looks(self) -> dict[str, Look]:
         """How each arm is drawn."""

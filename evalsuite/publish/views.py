@@ -145,6 +145,8 @@ class View:
         def both(name: str, field: str, note: str) -> Doubt:
             if base is None or cand is None:
                 return Doubt(name, "not known", "an arm has no answers", "warning")
+            if field == "n_truncated" and self.run.imported:
+                return Doubt(name, "not known", "not recorded in the imported logs", "warning")
             values = [text.share(getattr(s, field), s.n) for s in (base, cand)]
             code = {"n_truncated": "TRUNCATED", "n_unparsable": "UNPARSABLE"}[field]
             found = [f.severity for f in self.findings if f.code == code]
@@ -159,7 +161,7 @@ class View:
             "emulated": "the candidate's arithmetic was emulated: accuracy is true, speed and energy are not measured",
             "native": "the candidate's arithmetic ran on hardware",
             "mixed": "cells ran differently: compare them on the Run page",
-            None: "no cell of the candidate has run",
+            None: "not recorded in the imported logs" if self.run.imported else "no cell of the candidate has run",
         }
         return Doubt("Execution", kind or "not known", notes[kind], "warning" if kind in (None, "mixed") else "fine")
 
