@@ -17,7 +17,7 @@ from evalsuite.engines import ENGINES, Engine, Session
 from evalsuite.errors import CannotRunError, EvalsuiteError, RefusedError
 from evalsuite.executors import serial
 from evalsuite.harness import Workload, prepare
-from evalsuite.records import Arm, Cell, CellRecord, Manifest, Plan, RunSpec
+from evalsuite.records import Arm, Cell, CellRecord, Finding, Manifest, Plan, RunSpec
 from evalsuite.store import RunWriter, Store, StoredRun, file_sha256, read_journal
 
 
@@ -52,13 +52,14 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None) -> StoredRun:
     """Measure a suite, or continue a stored run of it. Errors: see `errors`; a failed cell raises nothing."""
     job.store.check_writable()
     engine = ENGINES[spec.engine](spec.model, spec.engine_options)
-    spec = _with_weights(spec, engine)
     refusal = next((why for arm in spec.arms if (why := engine.cannot_run(arm))), None)
     if refusal:
         raise CannotRunError(f"Engine '{spec.engine}' cannot run this: {refusal}.")
+    found = {arm.id: engine.resolve(arm) for arm in spec.arms}
+    spec = spec.model_copy(update={"model": engine.model, "arms": tuple(arm for arm, _ in found.values())})
     job.reporter.note("building prompts")
     workloads = prepare(spec, engine)
-    manifest = _manifest(spec, workloads, engine, job.command)
+    manifest = _manifest(spec, workloads, {name: findings for name, (_, findings) in found.items()}, job.command)
     writer = job.store.create(manifest) if resume is None else _reopen(job.store, resume, manifest)
     try:
         return _measure(writer, engine, workloads, job)
@@ -66,16 +67,12 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None) -> StoredRun:
         writer.close()
 
 
-def _with_weights(spec: RunSpec, engine: Engine) -> RunSpec:
-    arms = tuple(arm.model_copy(update={"model": engine.model}) if arm.model.id == spec.model.id else arm
-                 for arm in spec.arms)  # fmt: skip
-    return spec.model_copy(update={"model": engine.model, "arms": arms})
-
-
 # ------------------------------------------------------------------------------------------------------------ the plan
 
 
-def _manifest(spec: RunSpec, workloads: Sequence[Workload], engine: Engine, command: str | None) -> Manifest:
+def _manifest(
+    spec: RunSpec, workloads: Sequence[Workload], found: dict[str, tuple[Finding, ...]], command: str | None
+) -> Manifest:
     software = machine.software()
     now = dt.datetime.now(dt.UTC)
     cells = {}
@@ -84,11 +81,12 @@ def _manifest(spec: RunSpec, workloads: Sequence[Workload], engine: Engine, comm
             cell = Cell(arm=arm.id, task=workload.spec.task, mode=workload.mode)
             key = _resume_key(arm, workload, spec, software)
             cells[cell.key] = CellRecord(
-                cell=cell, status="planned", resume_key=key, n_planned=len(workload.items), findings=workload.findings
+                cell=cell, status="planned", resume_key=key, n_planned=len(workload.items),
+                findings=workload.findings + found[arm.id],
             )
     digest = spec.digest()
     return Manifest(
-        run_id=f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}-{spec.name}-{_short(engine.model.id)}-{digest[:6]}",
+        run_id=f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03}-{spec.name}-{_short(spec.model.id)}-{digest[:6]}",
         created=now.isoformat(timespec="milliseconds"), status="running", spec=spec, spec_sha256=digest,
         plans=_plans(spec, workloads), items={f"{w.spec.task}.{w.mode}": tuple(i.item_hash for i in w.items)
                                               for w in workloads},

@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import common, looking, running
+from evalsuite.cli import checkpoints, common, looking, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": running.run,
     "verdict": looking.verdict,
     "show": looking.show,
+    "quantize": checkpoints.quantize,
     "publish": looking.publish,
     "list": looking.list_,
 }

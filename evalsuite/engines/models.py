@@ -55,6 +55,17 @@ def weights_sha256(folder: Path) -> str:
     return total.hexdigest()
 
 
+def fingerprint(tokenizer: Any) -> str:
+    """Hash over everything that makes token ids of a text; two tokenizers of one fingerprint give the same ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        parts = json.loads(backend.to_str())
+        known: Any = {key: value for key, value in parts.items() if key not in ("padding", "truncation")}
+    else:
+        known = [type(tokenizer).__name__, tokenizer.get_vocab(), str(tokenizer.special_tokens_map)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
 def eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     """End-of-sequence ids from generation_config.json, config.json, or the tokenizer; CannotRunError if none names one.
 

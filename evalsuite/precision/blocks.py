@@ -74,8 +74,8 @@ class Layer:
         nans = int((codes & 0x7F == NAN).sum())
         if nans:
             raise CannotRunError(
-                f"{shards.folder}: '{self.name}' holds {nans:,} codes that are NaN in E4M3FN. It is damaged, or its codes "
-                "are of another format (E4M3FNUZ)."
+                f"{shards.folder}: '{self.name}' holds {nans:,} codes that are NaN in E4M3FN. It is damaged, or its "
+                "codes are of another format (E4M3FNUZ)."
             )
         largest = largest[largest > 0]
         return {
@@ -100,8 +100,8 @@ def layers_of(shards: Shards, declared: Block) -> dict[str, Layer]:
             continue
         scale = next((s for s in _beside(name, SCALE_NAMES) if s in entries), None)
         if scale is None:
-            raise CannotRunError(f"{shards.folder}: '{name}' holds FP8 codes but no tensor holds their scales (looked for "
-                                 f"{', '.join(_beside(name, SCALE_NAMES))}).")  # fmt: skip
+            raise CannotRunError(f"{shards.folder}: '{name}' holds FP8 codes but no tensor holds their scales (looked "
+                                 f"for {', '.join(_beside(name, SCALE_NAMES))}).")  # fmt: skip
         inputs = next((s for s in _beside(name, INPUT_NAMES) if s in entries), None)
         block = _block(shards, name, scale, declared)
         found[name] = Layer(name, scale, inputs, block)
@@ -110,8 +110,8 @@ def layers_of(shards: Shards, declared: Block) -> dict[str, Layer]:
         ending = next((e for e in SCALE_NAMES[:2] if name.endswith(f".{e}")), None)
         weight = name.removesuffix(f".{ending}") + ".weight"
         if ending and name not in used and weight in entries:
-            raise CannotRunError(f"{shards.folder}: '{name}' holds scales, but '{weight}' is {entries[weight].dtype}, not "
-                                 f"{CODES}. The checkpoint is half converted.")  # fmt: skip
+            raise CannotRunError(f"{shards.folder}: '{name}' holds scales, but '{weight}' is {entries[weight].dtype}, "
+                                 f"not {CODES}. The checkpoint is half converted.")  # fmt: skip
     return found
 
 

@@ -11,11 +11,11 @@ which type and grid; are codes E4M3; what is quantised. What cannot be right (a 
 transposed grid) is an error. What can be run but is not as declared is a finding, and the label follows the tensors.
 
 The largest code of each block tells how the scale was made, since scales alone do not. A scale amax/448 in FP32 makes
-it 448 in every block. A power of two rounded up leaves it anywhere above 224, rounded down anywhere above 256. So power
-of two scales with 448 in *every* block were rounded after the codes were made: the values are off by up to a factor of
-two (31.5 -> 9.5 dB), and no engine says so. What is not visible in a checkpoint alone: scales rounded to BF16 afterwards
-(the codes stay at 448), a transposed grid that is square, and codes made from other weights than those claimed; for
-these compare with the master.
+it 448 in every block. A power of two rounded up leaves it anywhere above 224, rounded down anywhere above 256. So
+power of two scales with 448 in *every* block were rounded after the codes were made: the values are off by up to a
+factor of two (31.5 -> 9.5 dB), and no engine says so. What is not visible in a checkpoint alone: scales rounded to BF16
+afterwards (the codes stay at 448), a transposed grid that is square, and codes made from other weights than those
+claimed; for these compare with the master.
 """
 
 import re
@@ -31,13 +31,10 @@ from evalsuite.precision.blocks import Layer, layers_of
 from evalsuite.precision.coverage import excluded
 from evalsuite.precision.dialects import BLOCK, Block, Declared, claim, declared
 from evalsuite.precision.formats import Quantized, dequantize
-from evalsuite.precision.recipes import KV8, RECIPES
+from evalsuite.precision.recipes import AS_SHIPPED, KV8, RECIPES
 from evalsuite.precision.shards import Shards
 from evalsuite.records import DEFAULT_EXCLUDE, Finding, Quant, Recipe
 
-AS_SHIPPED = Recipe(id="as-shipped", label="As shipped")
-"""What a suite asks for; the engine puts the checkpoint's own recipe in its place before anything runs."""
-PREFIX = f"{AS_SHIPPED.id}: "
 FEW, MANY = 8, 64
 """Blocks from which their largest codes tell that scales were rounded later (power of two scales leave 448 in one block
 of 20), and that they were rounded down (rounded up, one block of 5 has its largest code below 256)."""
@@ -121,7 +118,8 @@ class Checkpoint:
         )  # fmt: skip
         known, label = _named(made)
         static = "-static" if self.declared.static else ""
-        return made.model_copy(update={"id": f"{PREFIX}{known}{static}", "label": f"As shipped: {label}{static}"})
+        names = {"id": f"{AS_SHIPPED.id}: {known}{static}", "label": f"{AS_SHIPPED.label}: {label}{static}"}
+        return made.model_copy(update=names)
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -139,14 +137,15 @@ class Checkpoint:
         if seen:
             message = (
                 f"The checkpoint is not what its configuration declares: {'; '.join(seen)}. It was run as its tensors "
-                f"are ({self.recipe.id}); an engine that trusts the configuration runs something else. Mend config.json."
+                f"show ({self.recipe.id}); an engine that trusts the configuration runs something else. Mend "
+                "config.json."
             )
             said.append(Finding(code="CHECKPOINT_MISDECLARED", severity="warning", message=message))
         if found.rounded_later:
             message = (
-                f"All scales are powers of two, yet the largest code is 448 in {found.at_maximum:,} of {found.blocks:,} "
-                "blocks, as only FP32 scales leave it: the scales were rounded after the codes were made, and weights "
-                "are off by up to a factor of two. Quantise again from the BF16 master (`evalsuite quantize`)."
+                f"All scales are powers of two, yet the largest code is 448 in {found.at_maximum:,} of "
+                f"{found.blocks:,} blocks, as only FP32 scales leave it: the scales were rounded after the codes were "
+                "made, and weights are off by up to a factor of two. Quantise again from the BF16 master (`evalsuite quantize`)."
             )
             said.append(Finding(code="SCALES_ROUNDED_LATER", severity="error", message=message))
         return tuple(said)

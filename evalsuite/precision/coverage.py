@@ -93,8 +93,10 @@ def gemms(model: nn.Module, recipe: Recipe, names: Collection[str] | None = None
                 refused.append(f"{full_name} ({reason})")
     lost = sorted(set(names or ()) - {gemm.name for gemm in found})
     if lost:
-        raise CannotRunError(f"{recipe.id}: {len(lost)} quantised weights of the checkpoint are no matrix multiplication "
-                             f"of {type(model).__name__}, {lost[0]} first. Evalsuite runs quantised layers only.")  # fmt: skip
+        raise CannotRunError(
+            f"{recipe.id}: {len(lost)} quantised weights of the checkpoint are no matrix multiplication of "
+            f"{type(model).__name__}, {lost[0]} first. Evalsuite runs quantised layers only."
+        )
     if refused:
         raise CannotRunError(
             f"Recipe '{recipe.id}' cannot quantise: {', '.join(refused)}. Nothing is skipped silently: "

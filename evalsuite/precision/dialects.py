@@ -1,8 +1,8 @@
-"""What a checkpoint says about its own numbers: `quantization_config` in the four ways it is written.
+"""What a checkpoint says about its own numbers: `quantization_config` in the three ways it is written.
 
-`declared` reads config.json (and modelopt's hf_quant_config.json) into one noun, `Declared`. It says what is claimed and
-nothing more: `checkpoints` reads the tensors and says what is so. A method, a format or a number type that evalsuite
-cannot run is an error that names it; nothing is ever read as BF16 because it was not understood.
+`declared` reads config.json (and modelopt's hf_quant_config.json) into one noun, `Declared`. It says what is claimed
+and nothing more: `checkpoints` reads the tensors and says what is so. A method, a format or a number type that
+evalsuite cannot run is an error that names it; nothing is ever read as BF16 because it was not understood.
 
     fp8                  DeepSeek, Qwen3-FP8: `weight_block_size` (without it one scale a weight), `activation_scheme`,
                          `scale_fmt: ue8m0` for scales that are powers of two
@@ -107,12 +107,13 @@ def _compressed_tensors(config: dict[str, Any], folder: Path) -> Declared:
             raise _unknown(folder, "format", name, FORMATS)
     schemes = {json.dumps([_scheme(g.get("weights")), _scheme(g.get("input_activations"))]) for g in groups}
     if len(schemes) != 1 or groups[0].get("weights") is None:
-        raise CannotRunError(f"{folder}: {len(schemes)} different quantization schemes in config_groups; evalsuite runs "
-                             "checkpoints with one scheme for all quantised layers.")  # fmt: skip
+        raise CannotRunError(f"{folder}: {len(schemes)} different quantization schemes in config_groups; evalsuite "
+                             "runs checkpoints with one scheme for all quantised layers.")  # fmt: skip
     weights, inputs = groups[0]["weights"], groups[0].get("input_activations")
     for what in filter(None, (weights, inputs)):
         if (what.get("type"), what.get("num_bits")) != ("float", 8):
-            raise _unknown(folder, "numbers", f"{what.get('type')} of {what.get('num_bits')} bits", ("float of 8 bits",))
+            numbers = f"{what.get('type')} of {what.get('num_bits')} bits"
+            raise _unknown(folder, "numbers", numbers, ("float of 8 bits",))
     static = bool(inputs) and inputs.get("dynamic") is False
     if static and inputs["strategy"] != "tensor":
         raise _unknown(folder, "static input strategy", inputs["strategy"], ("tensor",))

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalsuite.errors import CannotRunError
+from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.precision.coverage import Gemm, is_experts
 from evalsuite.precision.fake import FakeQuant, SharedInput
-from evalsuite.precision.formats import dequantize, quantize_as
+from evalsuite.precision.formats import Quantized, dequantize, quantize_as
 from evalsuite.precision.shipped import Shipped, StaticScale
 from evalsuite.records import Recipe
 
@@ -103,11 +103,7 @@ class Arm:
 
     def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
         """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
-        assert self.recipe.weights is not None
-        matrices = weight.reshape(-1, *weight.shape[-2:]).unbind()
-        if self.recipe.weights_via is not None:
-            matrices = tuple(dequantize(quantize_as(matrix, self.recipe.weights_via)) for matrix in matrices)
-        done = [quantize_as(matrix, self.recipe.weights) for matrix in matrices]
+        done = [quantise_matrix(matrix, self.recipe) for matrix in weight.reshape(-1, *weight.shape[-2:]).unbind()]
         counts = {key: sum(q.counts[key] for q in done) for key in done[0].counts}
         if counts["nonfinite_blocks"]:
             raise CannotRunError(
@@ -157,6 +153,15 @@ class Arm:
             return F.linear(convert(x), weight[expert], b).to(torch.bfloat16)
 
         return project
+
+
+def quantise_matrix(matrix: Tensor, recipe: Recipe) -> Quantized:
+    """Codes and scales of a weight matrix of the BF16 master, (out, in): what an arm runs and what `writing` ships."""
+    if recipe.weights is None:
+        raise UsageError(f"Recipe '{recipe.id}' does not quantise weights.")
+    if recipe.weights_via is not None:
+        matrix = dequantize(quantize_as(matrix, recipe.weights_via))
+    return quantize_as(matrix, recipe.weights)
 
 
 def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
