@@ -21,7 +21,7 @@ SCALE_NAMES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
 """Of a module's `weight`; a bare parameter `P` (fused experts) has `P_scale_inv` or `P_scale`."""
 INPUT_NAMES = ("input_scale", "activation_scale", "act_scale", "qscale_act")
 KNOWN_BLOCKS: tuple[Block, ...] = ((128, 128), (1, 128), (1, 32), (64, 64), (256, 256))
-"""Blocks that are tried when the grid is not the declared one."""
+"""Blocks that are tried when the grids are not the declared ones."""
 NAN, MAXIMUM, C256 = 0x7F, 0x7E, 0x78
 """E4M3 codes without their sign: NaN, 448, 256. Codes are ordered like the numbers."""
 
@@ -92,7 +92,7 @@ def layers_of(shards: Shards, declared: Block) -> dict[str, Layer]:
         CannotRunError: a weight of another 8-bit type, codes without scales, scales without codes, or a grid of scales
             that does not fit its weight.
     """
-    entries, found = shards.entries, {}
+    entries, scales = shards.entries, dict[str, str]()
     for name, entry in entries.items():
         if entry.dtype.startswith("F8_") and entry.dtype not in (CODES, "F8_E8M0"):
             raise CannotRunError(f"{shards.folder}: '{name}' is {entry.dtype}; evalsuite runs E4M3FN ({CODES}) codes.")
@@ -102,17 +102,16 @@ def layers_of(shards: Shards, declared: Block) -> dict[str, Layer]:
         if scale is None:
             raise CannotRunError(f"{shards.folder}: '{name}' holds FP8 codes but no tensor holds their scales (looked "
                                  f"for {', '.join(_beside(name, SCALE_NAMES))}).")  # fmt: skip
-        inputs = next((s for s in _beside(name, INPUT_NAMES) if s in entries), None)
-        block = _block(shards, name, scale, declared)
-        found[name] = Layer(name, scale, inputs, block)
-    used = {layer.scale for layer in found.values()}
+        scales[name] = scale
+    block = _block(shards, scales, declared)
     for name in entries:
         ending = next((e for e in SCALE_NAMES[:2] if name.endswith(f".{e}")), None)
         weight = name.removesuffix(f".{ending}") + ".weight"
-        if ending and name not in used and weight in entries:
+        if ending and name not in scales.values() and weight in entries:
             raise CannotRunError(f"{shards.folder}: '{name}' holds scales, but '{weight}' is {entries[weight].dtype}, "
                                  f"not {CODES}. The checkpoint is half converted.")  # fmt: skip
-    return found
+    inputs = {name: next((s for s in _beside(name, INPUT_NAMES) if s in entries), None) for name in scales}
+    return {name: Layer(name, scale, inputs[name], block) for name, scale in scales.items()}
 
 
 def as_scales(stored: Tensor, where: str) -> Tensor:
@@ -142,26 +141,29 @@ def _grid(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
     return (*shape[:-2], -(-shape[-2] // rows), -(-shape[-1] // columns))
 
 
-def _block(shards: Shards, name: str, scale: str, declared: Block) -> Block:
-    """The block that the shape of the scales gives; the declared one where it fits."""
+def _block(shards: Shards, scales: dict[str, str], declared: Block) -> Block:
+    """The block that all grids fit, the declared one first. *scales*: weight -> its scales."""
+    shapes = {name: (shards.entries[name].shape, _stored_grid(shards, name, scale)) for name, scale in scales.items()}
+    for block in (declared, TENSOR, ROW, *KNOWN_BLOCKS):
+        if all(grid == _grid(shape, block) for shape, grid in shapes.values()):
+            return block
+    name, shape, grid = next((n, s, g) for n, (s, g) in shapes.items() if g != _grid(s, declared))
+    expected = _grid(shape, declared)
+    if grid == (*expected[:-2], expected[-1], expected[-2]):
+        why = "the grid is transposed: columns x rows of blocks instead of rows x columns"
+    else:
+        why = "it fits no block that evalsuite knows (a fused layer with a scale for each part, or a wrong tensor)"
+    raise CannotRunError(f"{shards.folder}: '{scales[name]}' has shape {grid} beside a weight of {shape}; in blocks of "
+                         f"{declared} it would be {expected}: {why}.")  # fmt: skip
+
+
+def _stored_grid(shards: Shards, name: str, scale: str) -> tuple[int, ...]:
+    """Shape of the scales as (..., row blocks, column blocks)."""
     shape, grid = shards.entries[name].shape, shards.entries[scale].shape
     if len(shape) < 2:
         raise CannotRunError(f"{shards.folder}: '{name}' holds FP8 codes but has one dimension.")
     if len(grid) == 4 and grid[1] == grid[3] == 1:  # modelopt: (row blocks, 1, column blocks, 1)
-        grid = (grid[0], grid[2])
-    grid = (1, 1) if all(size == 1 for size in grid) else grid
-    if grid == (1, 1) and len(shape) == 2 and (declared == TENSOR or _grid(shape, declared) != (1, 1)):
-        return TENSOR
-    if grid == shape[:-1]:  # one a row, without the last dimension
-        grid = (*grid, 1)
-    expected = _grid(shape, declared)
-    turned = (*expected[:-2], expected[-1], expected[-2])
-    for block in (declared, *(() if grid == turned else (ROW, *KNOWN_BLOCKS))):
-        if grid == _grid(shape, block):
-            return block
-    if grid == turned:
-        why = "the grid is transposed: columns x rows of blocks instead of rows x columns"
-    else:
-        why = "it fits no block that evalsuite knows (a fused layer with a scale for each part, or a wrong tensor)"
-    raise CannotRunError(f"{shards.folder}: '{scale}' has shape {grid} beside a weight of {shape}; in blocks of "
-                         f"{declared} it would be {expected}: {why}.")  # fmt: skip
+        return (grid[0], grid[2])
+    if all(size == 1 for size in grid):
+        return (1,) * len(shape)
+    return (*grid, 1) if grid == shape[:-1] else grid

@@ -29,7 +29,7 @@ from torch import Tensor
 from evalsuite.errors import CannotRunError
 from evalsuite.precision.blocks import Layer, layers_of
 from evalsuite.precision.coverage import excluded
-from evalsuite.precision.dialects import BLOCK, Block, Declared, claim, declared
+from evalsuite.precision.dialects import BLOCK, TENSOR, Block, Declared, claim, declared
 from evalsuite.precision.formats import Quantized, dequantize
 from evalsuite.precision.recipes import AS_SHIPPED, KV8, RECIPES
 from evalsuite.precision.shards import Shards
@@ -109,9 +109,12 @@ class Checkpoint:
     def recipe(self) -> Recipe:
         """The label. Its weights are as they lie there; nothing is quantised again."""
         weights, activations = self._quant(self.found.block), None
-        if self.declared.activations is not None:
-            grouped = self.declared.activations[0] == 1 and self.declared.activations[1] > 0
-            activations = self._quant(self.declared.activations) if grouped else _plain(self.declared.activations)
+        block = self.declared.activations
+        if block == _mirrored(self.declared.block):  # declared by the same words as the weights' block
+            block = _mirrored(self.found.block)
+        if block is not None:
+            grouped = block[0] == 1 and block[1] > 0
+            activations = self._quant(block) if grouped else _plain(block)
         made = Recipe(
             id="", label="", weights=weights, activations=activations, kv_cache=KV8 if self.declared.kv8 else None,
             exclude=self._exclude(),
@@ -131,7 +134,8 @@ class Checkpoint:
         if self.declared.block != found.block:
             seen.append(f"a scale belongs to {_words(found.block)} where the configuration says "
                         f"{_words(self.declared.block)}")  # fmt: skip
-        listed = [name for name in self.layers if name.removesuffix(".weight") in self.declared.skipped]
+        modules = [name.removesuffix(".weight") for name in self.layers]
+        listed = [name for name in modules if name in self.declared.skipped]
         if listed:
             seen.append(f"{len(listed)} modules that it lists as not quantised are ({listed[0]})")
         if seen:
@@ -145,7 +149,8 @@ class Checkpoint:
             message = (
                 f"All scales are powers of two, yet the largest code is 448 in {found.at_maximum:,} of "
                 f"{found.blocks:,} blocks, as only FP32 scales leave it: the scales were rounded after the codes were "
-                "made, and weights are off by up to a factor of two. Quantise again from the BF16 master (`evalsuite quantize`)."
+                "made, and weights are off by up to a factor of two. Quantise again from the BF16 master (`evalsuite "
+                "quantize`)."
             )
             said.append(Finding(code="SCALES_ROUNDED_LATER", severity="error", message=message))
         return tuple(said)
@@ -189,16 +194,12 @@ def read(folder: Path) -> Checkpoint:
     if not layers:
         raise CannotRunError(f"{folder}: its configuration declares '{said.method}' weights, but no tensor holds FP8 "
                              "codes. The folder mixes two checkpoints; it is not run as BF16 instead.")  # fmt: skip
-    blocks = {layer.block for layer in layers.values()}
-    if len(blocks) > 1:
-        raise CannotRunError(f"{folder}: weights are quantised in different blocks ({sorted(blocks)}); evalsuite runs "
-                             "checkpoints with one scheme for all quantised layers.")  # fmt: skip
     if said.static and (bare := [name for name, layer in layers.items() if layer.input_scale is None]):
         raise CannotRunError(f"{folder}: activations are declared static, but {len(bare)} weights have no input_scale "
                              f"beside them, {bare[0]} first.")  # fmt: skip
     if said.kv8:
         _check_kv_scales(shards)
-    return Checkpoint(shards, said, _look(shards, layers, blocks.pop()), layers)
+    return Checkpoint(shards, said, _look(shards, layers), layers)
 
 
 def is_quantized(folder: Path) -> bool:
@@ -206,13 +207,14 @@ def is_quantized(folder: Path) -> bool:
     return claim(folder) is not None or any(entry.dtype.startswith("F8_") for entry in Shards(folder).entries.values())
 
 
-def _look(shards: Shards, layers: dict[str, Layer], block: Block) -> Found:
+def _look(shards: Shards, layers: dict[str, Layer]) -> Found:
     """One pass over all codes and scales."""
     totals: dict[str, int] = dict.fromkeys(("elements", "scales", "powers_of_two", "blocks", "at_maximum", "below_256",
                                             "static"), 0)  # fmt: skip
     for layer in layers.values():
         for key, value in layer.counts(shards).items():
             totals[key] += value
+    block = next(iter(layers.values())).block
     types = sorted({shards.entries[layer.scale].dtype for layer in layers.values()})
     return Found(weights=len(layers), scale_types=tuple(types), block=block, **totals)
 
@@ -229,6 +231,11 @@ def _check_kv_scales(shards: Shards) -> None:
                                  "scale 1 only.")  # fmt: skip
 
 
+def _mirrored(block: Block) -> Block:
+    """The block of activations that goes with a block of weights: of one token, except for one scale a tensor."""
+    return block if block == TENSOR else (1, block[1])
+
+
 def _plain(block: Block) -> Quant:
     return Quant(element="e4m3", scale="fp32", rounding="none", block=block)
 
@@ -241,10 +248,14 @@ def _named(made: Recipe) -> tuple[str, str]:
             return recipe.id, recipe.label
     parts = [("w", made.weights), ("a", made.activations), ("kv", made.kv_cache)]
     text = " ".join(
-        f"{letter}={quant.scale}-{quant.block[0]}x{quant.block[1]}" + (f"-{quant.rounding}" * (quant.scale == "ue8m0"))
+        f"{letter}={quant.scale}{f'-{quant.rounding}' * (quant.scale == 'ue8m0')}-{_size(quant.block)}"
         for letter, quant in parts if quant is not None
     )  # fmt: skip
-    return f"e4m3({text.replace('-1x', 'ALLx').replace('x-1', 'xALL')})", "E4M3, a scheme that no recipe names"
+    return f"e4m3({text})", "E4M3, a scheme that no recipe names"
+
+
+def _size(block: Block) -> str:
+    return "x".join("all" if size == -1 else str(size) for size in block)
 
 
 def _words(block: Block) -> str:
