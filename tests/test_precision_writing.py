@@ -42,6 +42,7 @@ def test_transformers_loads_the_reference_model_with_the_operands_of_the_emulate
     with apply(model, RECIPES[recipe], kernel="linear-bf16") as applied:
         operands = dict(applied.operands)
 
+    assert done.odd == ()
     assert (len(operands), done.layout, done.checkpoint.found.weights) == (42, "deepseek", 42)
     assert loaded.dtype == torch.bfloat16
     for name, weight in loaded.state_dict().items():
@@ -87,7 +88,7 @@ def test_a_third_party_checkpoint_whose_layers_are_no_multiple_of_the_block(data
     source = data / "checkpoints" / "babyllama-tok105"
     if not source.is_dir():
         pytest.skip("no third-party checkpoint in the data folder")
-    made(source, "fp8-ue8m0", tmp_path / "out")
+    odd = made(source, "fp8-ue8m0", tmp_path / "out").odd
     with pytest.raises((ValueError, RuntimeError)):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     model, shipped = load_shipped(read(tmp_path / "out"), exact=False)
@@ -99,6 +100,7 @@ def test_a_third_party_checkpoint_whose_layers_are_no_multiple_of_the_block(data
         assert all(torch.equal(applied.operands[name], operands[name]) for name in shipped.names)
 
     assert model.model.layers[0].mlp.down_proj.weight.shape == (128, 352)
+    assert len(odd) == 5 * 5  # k and v are 64 rows, the MLP 352 wide
 
 
 @pytest.mark.parametrize("recipe", WRITABLE)

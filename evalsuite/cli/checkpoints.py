@@ -45,6 +45,9 @@ def quantize(
     found = done.checkpoint.found
     size = f"{done.size_bytes / 1e6:,.1f} MB"
     typer.echo(f"{done.folder}: {found.weights} weights in {recipe}, {size}, {done.layout} layout")
+    if done.odd:
+        typer.echo(f"note    {len(done.odd)} weights are no multiple of 128 in size ({done.odd[0]} first): transformers and "
+                   "vLLM refuse such shapes; evalsuite runs them")  # fmt: skip
     typer.echo(f"next    an arm `{{id: shipped, model: {done.folder}, recipe: as-shipped}}` in a suite")
 
 
@@ -56,7 +59,7 @@ def _document(done: "Written", recipe: str) -> dict[str, Any]:
     return {
         "path": str(done.folder), "recipe": recipe, "layout": done.layout, "size_bytes": done.size_bytes,
         "weights_sha256": weights_sha256(done.folder), "found": asdict(done.checkpoint.found), "counts": done.counts,
-        "quantised": sorted(done.checkpoint.layers),
+        "quantised": sorted(done.checkpoint.layers), "odd_shapes": list(done.odd),
     }  # fmt: skip
 
 

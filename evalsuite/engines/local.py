@@ -21,9 +21,8 @@ from torch import Tensor
 
 from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest
 from evalsuite.engines.attention import use_fp32_attention
-from evalsuite.engines.models import eos_ids, fingerprint, locate, weights_sha256
+from evalsuite.engines.models import eos_ids, load_master, locate, reader_of, reads_otherwise, weights_sha256
 from evalsuite.engines.shipped import load_shipped
-from evalsuite.errors import CannotRunError
 from evalsuite.precision import apply
 from evalsuite.precision.checkpoints import Checkpoint, is_quantized, read
 from evalsuite.precision.emulate import best_kernel
@@ -48,7 +47,7 @@ class LocalEngine:
         if options.get("threads"):
             torch.set_num_threads(int(options["threads"]))
         self.model = model.model_copy(update={"weights_sha256": weights_sha256(self._folder)})
-        self.tokenizer, config = _reader_of(self._folder)
+        self.tokenizer, config = reader_of(self._folder)
         self.eos = eos_ids(self._folder, self.tokenizer)
         self.max_length: int = config.max_position_embeddings
         self._checkpoints: dict[Path, Checkpoint] = {}
@@ -59,7 +58,7 @@ class LocalEngine:
         """Another model must read the same prompts; a quantised checkpoint runs as shipped or not at all."""
         folder = self._folder_of(arm)
         if folder != self._folder:
-            reason = self._reads_otherwise(folder)
+            reason = reads_otherwise(folder, self)
             if reason:
                 return f"the prompts of arm '{arm.id}' would differ: {reason} than that of '{self.model.id}'"
         if not is_as_shipped(arm.recipe) and is_quantized(folder):
@@ -90,19 +89,6 @@ class LocalEngine:
         same = (arm.model.id, arm.model.revision) == (self.model.id, self.model.revision)
         return self._folder if same else locate(arm.model)
 
-    def _reads_otherwise(self, folder: Path) -> str | None:
-        """What in another model's folder would make other prompts or other ends of answers; None if nothing."""
-        tokenizer, config = _reader_of(folder)
-        if fingerprint(tokenizer) != fingerprint(self.tokenizer):
-            return "its tokenizer is another"
-        if tokenizer.chat_template != self.tokenizer.chat_template:
-            return "its chat template is another"
-        if eos_ids(folder, tokenizer) != self.eos:
-            return f"its answers end at tokens {eos_ids(folder, tokenizer)} rather than {self.eos}, other"
-        if config.max_position_embeddings < self.max_length:
-            return f"its context is {config.max_position_embeddings} tokens, shorter"
-        return None
-
     def _checkpoint(self, folder: Path) -> Checkpoint:
         if folder not in self._checkpoints:
             self._checkpoints[folder] = read(folder)
@@ -113,34 +99,17 @@ class LocalEngine:
         folder, shipped = self._folder_of(arm), is_as_shipped(arm.recipe)
         if self._kept is None or self._kept[0] != (folder, shipped):
             self._kept = None
-            exact = self._options.get("gemm_mode") == "exact"
-            model, what = load_shipped(self._checkpoint(folder), exact=exact) if shipped else (_load(folder), None)
+            if shipped:
+                exact = self._options.get("gemm_mode") == "exact"
+                model, what = load_shipped(self._checkpoint(folder), exact=exact)
+            else:
+                model, what = load_master(folder), None
             slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
             if slow and model.config._attn_implementation == "sdpa":
                 use_fp32_attention(model)
             self._kept = (folder, shipped), model.to(self.device).eval().requires_grad_(False), what
         _, model, own = self._kept
         return model, own or arm.recipe
-
-
-def _reader_of(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and text configuration of a model folder; CannotRunError if either cannot be read."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder).get_text_config()
-    except (OSError, ValueError) as error:
-        raise CannotRunError(f"{folder}: {str(error).splitlines()[0]}") from None
-
-
-def _load(folder: Path) -> Any:
-    """The BF16 master of a model folder."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CannotRunError(f"{folder}: weights cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
 class LocalSession:
@@ -151,7 +120,7 @@ class LocalSession:
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
         self._device = engine.device
-        self._head = FP32Head(model)
+        self._head = FP32Head(model, realised.modules)
         self._enders: dict[str, frozenset[int]] = {}
         attention = model.config._attn_implementation
         self.realised = realised.model_copy(
@@ -290,16 +259,17 @@ class FP32Head:
     """Logits at chosen positions from FP32 operands, where the architecture's head is a plain linear layer.
 
     A model that scales or caps its logits is recognised by a probe (its own logits are not `hidden @ W`); its own
-    logits are then used, widened to FP32, and `logits_dtype` says so.
+    logits are then used, widened to FP32, and `logits_dtype` says so. So are those of a head that is itself quantised.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, quantised: tuple[str, ...]) -> None:
         self._model = model
         self._body = model.get_decoder()
         self._head = model.get_output_embeddings()
         self._weight = self._head.weight.float()
         self._bias = None if getattr(self._head, "bias", None) is None else self._head.bias.float()
-        self.logits_dtype = "float32" if self._plain() else str(model.dtype).removeprefix("torch.")
+        own = any(module is self._head and name in quantised for name, module in model.named_modules())
+        self.logits_dtype = "float32" if not own and self._plain() else str(model.dtype).removeprefix("torch.")
 
     def _plain(self) -> bool:
         ids = torch.arange(1, 9, device=self._weight.device)[None]

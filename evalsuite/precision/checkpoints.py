@@ -29,9 +29,10 @@ from torch import Tensor
 from evalsuite.errors import CannotRunError
 from evalsuite.precision.blocks import Layer, layers_of
 from evalsuite.precision.coverage import excluded
-from evalsuite.precision.dialects import BLOCK, TENSOR, Block, Declared, claim, declared
+from evalsuite.precision.dialects import BLOCK, Block, Declared, claim, declared
 from evalsuite.precision.formats import Quantized, dequantize
-from evalsuite.precision.recipes import AS_SHIPPED, KV8, RECIPES
+from evalsuite.precision.labels import mirrored, named, plain, words
+from evalsuite.precision.recipes import AS_SHIPPED, KV8
 from evalsuite.precision.shards import Shards
 from evalsuite.records import DEFAULT_EXCLUDE, Finding, Quant, Recipe
 
@@ -110,16 +111,16 @@ class Checkpoint:
         """The label. Its weights are as they lie there; nothing is quantised again."""
         weights, activations = self._quant(self.found.block), None
         block = self.declared.activations
-        if block == _mirrored(self.declared.block):  # declared by the same words as the weights' block
-            block = _mirrored(self.found.block)
+        if block == mirrored(self.declared.block):  # declared by the same words as the weights' block
+            block = mirrored(self.found.block)
         if block is not None:
             grouped = block[0] == 1 and block[1] > 0
-            activations = self._quant(block) if grouped else _plain(block)
+            activations = self._quant(block) if grouped else plain(block)
         made = Recipe(
             id="", label="", weights=weights, activations=activations, kv_cache=KV8 if self.declared.kv8 else None,
             exclude=self._exclude(),
         )  # fmt: skip
-        known, label = _named(made)
+        known, label = named(made)
         static = "-static" if self.declared.static else ""
         names = {"id": f"{AS_SHIPPED.id}: {known}{static}", "label": f"{AS_SHIPPED.label}: {label}{static}"}
         return made.model_copy(update=names)
@@ -132,8 +133,8 @@ class Checkpoint:
             seen.append(f"{found.powers_of_two:,} of {found.scales:,} scales are powers of two, so they are "
                         f"{_SCALES[found.scale]} where the configuration says {_SCALES[self.declared.scale]}")
         if self.declared.block != found.block:
-            seen.append(f"a scale belongs to {_words(found.block)} where the configuration says "
-                        f"{_words(self.declared.block)}")  # fmt: skip
+            seen.append(f"a scale belongs to {words(found.block)} where the configuration says "
+                        f"{words(self.declared.block)}")  # fmt: skip
         modules = [name.removesuffix(".weight") for name in self.layers]
         listed = [name for name in modules if name in self.declared.skipped]
         if listed:
@@ -167,12 +168,12 @@ class Checkpoint:
         """The default list if it explains what is not quantised, else the names of those modules."""
         default = Recipe(id="", label="", exclude=DEFAULT_EXCLUDE)
         entries = self.shards.entries
-        plain = [name.removesuffix(".weight") for name in self.names
+        left = [name.removesuffix(".weight") for name in self.names
                  if name not in self.layers and name.endswith(".weight") and len(entries[name].shape) > 1]  # fmt: skip
         quantised = [name.removesuffix(".weight") for name in self.layers]
-        if all(excluded(name, default) for name in plain) and not any(excluded(name, default) for name in quantised):
+        if all(excluded(name, default) for name in left) and not any(excluded(name, default) for name in quantised):
             return DEFAULT_EXCLUDE
-        return tuple(re.escape(name) for name in plain)
+        return tuple(re.escape(name) for name in left)
 
 
 _SCALES = {"fp32": "FP32 scales", "ue8m0": "UE8M0 scales"}
@@ -229,36 +230,3 @@ def _check_kv_scales(shards: Shards) -> None:
         if value != 1.0:
             raise CannotRunError(f"{shards.folder}: '{name}' is {value:g}. Evalsuite emulates an FP8 KV cache with the "
                                  "scale 1 only.")  # fmt: skip
-
-
-def _mirrored(block: Block) -> Block:
-    """The block of activations that goes with a block of weights: of one token, except for one scale a tensor."""
-    return block if block == TENSOR else (1, block[1])
-
-
-def _plain(block: Block) -> Quant:
-    return Quant(element="e4m3", scale="fp32", rounding="none", block=block)
-
-
-def _named(made: Recipe) -> tuple[str, str]:
-    """Id and label of the recipe in the table that does the same, else a description."""
-    for recipe in RECIPES.values():
-        same = (recipe.weights, recipe.activations, recipe.kv_cache) == (made.weights, made.activations, made.kv_cache)
-        if same and recipe.weights_via is None and recipe.compute == "bf16":
-            return recipe.id, recipe.label
-    parts = [("w", made.weights), ("a", made.activations), ("kv", made.kv_cache)]
-    text = " ".join(
-        f"{letter}={quant.scale}{f'-{quant.rounding}' * (quant.scale == 'ue8m0')}-{_size(quant.block)}"
-        for letter, quant in parts if quant is not None
-    )  # fmt: skip
-    return f"e4m3({text})", "E4M3, a scheme that no recipe names"
-
-
-def _size(block: Block) -> str:
-    return "x".join("all" if size == -1 else str(size) for size in block)
-
-
-def _words(block: Block) -> str:
-    if block == (-1, -1):
-        return "a whole weight"
-    return "a row" if block == (1, -1) else f"{block[0]}x{block[1]} elements"

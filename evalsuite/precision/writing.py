@@ -55,6 +55,8 @@ class Written:
     """As read back."""
     size_bytes: int
     """Of the weight files."""
+    odd: tuple[str, ...]
+    """Weights whose shape is no multiple of the block. Evalsuite runs them; transformers and vLLM refuse them."""
     counts: dict[str, int]
     """`clipped`, `zero_flushed`, `nonfinite_blocks` over the quantised weights."""
 
@@ -104,7 +106,15 @@ def write(plan: Plan, out: Path, advance: Callable[[int, int], None] | None = No
         shutil.rmtree(part, ignore_errors=True)
         raise
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    return Written(out, layout.name, done, size, dict(counts))
+    return Written(out, layout.name, done, size, _odd(done), dict(counts))
+
+
+def _odd(checkpoint: Checkpoint) -> tuple[str, ...]:
+    block, entries = checkpoint.found.block, checkpoint.shards.entries
+    return tuple(
+        name for name in checkpoint.layers
+        if any(size > 0 and full % size for size, full in zip(block, entries[name].shape[-2:], strict=True))
+    )  # fmt: skip
 
 
 def _weights(plan: Plan, layout: Layout, folder: Path, advance: Callable[[int, int], None]) -> Counter[str]:
