@@ -46,8 +46,8 @@ def quantize(
     size = f"{done.size_bytes / 1e6:,.1f} MB"
     typer.echo(f"{done.folder}: {found.weights} weights in {recipe}, {size}, {done.layout} layout")
     if done.odd:
-        typer.echo(f"note    {len(done.odd)} weights are no multiple of 128 in size ({done.odd[0]} first): transformers "
-                   "and vLLM refuse such shapes; evalsuite runs them")  # fmt: skip
+        typer.echo(f"note    {len(done.odd)} weights are no multiple of 128 in size ({done.odd[0]} first): "
+                   "transformers and vLLM refuse such shapes; evalsuite runs them")  # fmt: skip
     typer.echo(f"next    an arm `{{id: shipped, model: {done.folder}, recipe: as-shipped}}` in a suite")
 
 
