@@ -197,6 +197,31 @@ def test_another_bf16_model_runs_beside_the_runs_own(engine: LocalEngine, tiny_m
     assert scores[0] == scores[2] != scores[1]
 
 
+def test_a_quantised_head_scores_through_its_own_codes(engine: LocalEngine, tiny_model: Path, tmp_path: Path):
+    """Scoring multiplies by the head in FP32; that would leave out a quantised head's activations."""
+    from evalsuite.engines import ScoreRequest
+    from evalsuite.precision import formats
+
+    folder = ship(tiny_model, tmp_path / "c", "deepseek-v3.1")
+    tensors = load_file(folder / "model.safetensors")
+    q = formats.quantize(tensors["model.embed_tokens.weight"], block=(128, 128))
+    tensors |= {"lm_head.weight": q.codes.view(torch.float8_e4m3fn), "lm_head.weight_scale_inv": q.scales}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    shipped = engine.resolve(arm(folder))[0]
+    with engine.open(shipped) as session:
+        score = session.score([ScoreRequest((5, 6, 7), (8,))])[0]
+        realised = session.realised
+    model, codes = load_shipped(read(folder), exact=False)
+    with torch.no_grad(), apply(model, codes):
+        expected = model(torch.tensor([[5, 6, 7]])).logits[0, -1].float().log_softmax(-1)[8]
+
+    assert "lm_head" in realised.modules
+    assert realised.logits_dtype == "bfloat16"
+    assert score.loglikelihood == pytest.approx(float(expected), abs=2e-2)
+
+
 CHANGES = {
     "tokenizer": ("tokenizer.json", lambda text: json.dumps({**json.loads(text), "normalizer": {"type": "Lowercase"}}),
                   "its tokenizer is another"),
