@@ -272,6 +272,8 @@ FINDINGS: dict[str, str] = {
     "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
+    "CHECKPOINT_MISDECLARED": "A quantised checkpoint's tensors are not as its configuration says; tensors count.",
+    "SCALES_ROUNDED_LATER": "A checkpoint's scales were made powers of two after its codes: its weights are wrong.",
     "BASELINE_AT_CHANCE": "The baseline is too near chance to lose anything.",
     "IMPORTED": "Answers come from another program's logs; what those do not record is unknown.",
     "NOT_COMPARABLE": "The two logs do not ask the same question (task version or items differ).",

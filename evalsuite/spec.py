@@ -16,7 +16,7 @@ from evalsuite import resources, tasks
 from evalsuite.engines import ENGINES, OPTIONS
 from evalsuite.errors import SuiteError, UsageError, did_you_mean
 from evalsuite.located import Located, read, validate
-from evalsuite.precision.recipes import RECIPES
+from evalsuite.precision.recipes import AS_SHIPPED, RECIPES
 from evalsuite.records import Arm, DecisionSpec, Mode, ModelRef, PublishSpec, RunSpec, Sampling, TaskSpec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+-]*(\.[A-Za-z0-9_@+-]+)*")
@@ -205,12 +205,13 @@ def _arm_id(entry: Any) -> str:
 
 def _arm(located: Located, path: tuple[str | int, ...], entry: Any, model: ModelRef) -> Arm:
     item = validate(located, path, ArmEntry) if isinstance(entry, dict) else ArmEntry(id=str(entry), recipe=str(entry))
-    if item.recipe not in RECIPES:
-        raise located.error(path, f"unknown recipe '{item.recipe}'.{did_you_mean(item.recipe, RECIPES)}")
+    known = {**RECIPES, AS_SHIPPED.id: AS_SHIPPED}
+    if item.recipe not in known:
+        raise located.error(path, f"unknown recipe '{item.recipe}'.{did_you_mean(item.recipe, known)}")
     if not NAME.fullmatch(item.id) or "@aa" in item.id:
         raise located.error(path, f"arm id '{item.id}' may hold letters, digits and . _ - + only.")
     ref = ModelRef(id=item.model.id, revision=item.model.revision) if item.model else model
-    return Arm(id=item.id, model=ref, recipe=RECIPES[item.recipe], engine=item.engine or "local")
+    return Arm(id=item.id, model=ref, recipe=known[item.recipe], engine=item.engine or "local")
 
 
 def _tasks(located: Located, suite: SuiteFile, overrides: Overrides) -> tuple[TaskSpec, ...]:

@@ -140,3 +140,12 @@ def test_durations_are_read_with_their_unit():
     assert [parse_duration(t) for t in (None, "90", "90s", "1.5m", "2h", 5)] == [None, 90, 90, 90, 7200, 5]
     with pytest.raises(SuiteError, match="not a duration"):
         parse_duration("soon")
+
+
+def test_an_arm_may_be_another_checkpoint_as_shipped():
+    arm = resolved(GOOD.replace("{id: other, recipe: fp8-ue8m0}", "{id: s, model: {id: A/B, revision: v1}, "
+                                "recipe: as-shipped}")).arm("s")  # fmt: skip
+
+    assert (arm.model.id, arm.model.revision, arm.recipe.id, arm.recipe.weights) == ("A/B", "v1", "as-shipped", None)
+    with pytest.raises(SuiteError, match="unknown recipe 'as-shiped'. Did you mean 'as-shipped'"):
+        resolved(GOOD.replace("recipe: fp8-ue8m0", "recipe: as-shiped"))

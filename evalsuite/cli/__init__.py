@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import common, importing, looking, planning, running
+from evalsuite.cli import checkpoints, common, importing, looking, planning, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -20,6 +20,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "plan": planning.plan,
     "verdict": looking.verdict,
     "show": looking.show,
+    "quantize": checkpoints.quantize,
     "publish": looking.publish,
     "list": looking.list_,
     "import": importing.import_,

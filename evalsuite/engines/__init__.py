@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evalsuite.records import Arm, ModelRef, Realised
+from evalsuite.records import Arm, Finding, ModelRef, Realised
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -122,6 +122,10 @@ class Engine(Protocol):
 
     def cannot_run(self, arm: Arm) -> str | None:
         """Why this engine cannot run the arm, or None."""
+
+    def resolve(self, arm: Arm) -> tuple[Arm, tuple[Finding, ...]]:
+        """The arm with what only its weights can tell (their hash; the recipe of an `as-shipped` arm), and what they
+        give reason to distrust."""
 
     def open(self, arm: Arm) -> AbstractContextManager[Session]:
         """Load the arm; the model is as before when the context ends."""

@@ -5,13 +5,15 @@ batch (none enters), and stop strings are looked at only when the newest token c
 at the needed positions only, the output head on FP32 operands and an FP32 log-softmax: lm-eval's stock path takes the
 log-softmax in the model's own type, and its BF16 log-likelihoods are multiples of 1/16 or coarser.
 
-Weights are loaded once, in BF16 (the master); every arm is a `precision.apply` context over that one model.
+Weights are loaded once, in BF16 (the master); every arm of one model is a `precision.apply` context over it. An arm may
+name another model, which must read the very same prompts; one model is in memory at a time. A quantised checkpoint is
+loaded by `shipped`.
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +31,14 @@ from evalsuite.engines import (
     TraceRequest,
 )
 from evalsuite.engines.attention import use_fp32_attention
-from evalsuite.engines.models import eos_ids, locate, weights_sha256
-from evalsuite.errors import CannotRunError
+from evalsuite.engines.models import eos_ids, load_master, locate, reader_of, reads_otherwise, weights_sha256
+from evalsuite.engines.shipped import load_shipped
 from evalsuite.precision import apply
+from evalsuite.precision.checkpoints import Checkpoint, is_quantized, read
 from evalsuite.precision.emulate import best_kernel
-from evalsuite.records import Arm, ModelRef, Realised
+from evalsuite.precision.recipes import is_as_shipped
+from evalsuite.precision.shipped import Shipped
+from evalsuite.records import Arm, Finding, ModelRef, Realised, Recipe
 
 SLICE_ELEMENTS = 2**26
 """Logits (positions x vocabulary) that are held at once: 256 MB."""
@@ -45,7 +50,6 @@ class LocalEngine:
     """Engine over `AutoModelForCausalLM`. Options: `threads`, `gemm_mode` (`fast` or `exact`)."""
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
-        from transformers import AutoConfig, AutoTokenizer
         from transformers.utils import logging
 
         logging.set_verbosity_error()
@@ -55,41 +59,69 @@ class LocalEngine:
         if options.get("threads"):
             torch.set_num_threads(int(options["threads"]))
         self.model = model.model_copy(update={"weights_sha256": weights_sha256(self._folder)})
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(self._folder)
-            config = AutoConfig.from_pretrained(self._folder).get_text_config()
-        except (OSError, ValueError) as error:
-            raise CannotRunError(f"{self._folder}: {str(error).splitlines()[0]}") from None
+        self.tokenizer, config = reader_of(self._folder)
         self.eos = eos_ids(self._folder, self.tokenizer)
         self.max_length: int = config.max_position_embeddings
+        self._checkpoints: dict[Path, Checkpoint] = {}
+        self._kept: tuple[tuple[Path, bool], Any, Shipped | None] | None = None
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
 
     def cannot_run(self, arm: Arm) -> str | None:
-        """Why this engine cannot run the arm: another model's weights, or nothing."""
-        if arm.model.id != self.model.id or arm.model.revision != self.model.revision:
-            return f"arm '{arm.id}' names another model ('{arm.model.id}') than the run ('{self.model.id}')"
+        """Another model must read the same prompts; a quantised checkpoint runs as shipped or not at all."""
+        folder = self._folder_of(arm)
+        if folder != self._folder:
+            reason = reads_otherwise(folder, self)
+            if reason:
+                return f"the prompts of arm '{arm.id}' would differ: {reason} than that of '{self.model.id}'"
+        if not is_as_shipped(arm.recipe) and is_quantized(folder):
+            return (f"arm '{arm.id}' asks for recipe '{arm.recipe.id}' of '{arm.model.id}', which is quantised; "
+                    "recipes start from a BF16 master. Say `recipe: as-shipped`, or name the BF16 model")  # fmt: skip
         return None
 
-    @cached_property
-    def _master(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        try:
-            model = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.bfloat16)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CannotRunError(f"{self._folder}: weights cannot be loaded: {str(error).splitlines()[0]}") from None
-        slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
-        if slow and model.config._attn_implementation == "sdpa":
-            use_fp32_attention(model)
-        return model.to(self.device).eval().requires_grad_(False)
+    def resolve(self, arm: Arm) -> tuple[Arm, tuple[Finding, ...]]:
+        """The arm with the hash of its weights and, as shipped, the recipe that its tensors show."""
+        folder = self._folder_of(arm)
+        own = folder == self._folder
+        ref = self.model if own else arm.model.model_copy(update={"weights_sha256": weights_sha256(folder)})
+        if not is_as_shipped(arm.recipe):
+            return arm.model_copy(update={"model": ref}), ()
+        checkpoint = self._checkpoint(folder)
+        return arm.model_copy(update={"model": ref, "recipe": checkpoint.recipe}), checkpoint.findings
 
     @contextmanager
     def open(self, arm: Arm) -> "Iterator[LocalSession]":
-        """Load the arm over the BF16 master; the master is restored exactly when the context ends."""
+        """Load the arm over its model's weights; they are restored exactly when the context ends."""
         mode = self._options.get("gemm_mode", "fast")
+        model, what = self._loaded(arm)
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
-        with apply(self._master, arm.recipe, gemm_mode=mode) as applied, torch.no_grad():
-            yield LocalSession(self, self._master, applied.realised)
+        with apply(model, what, gemm_mode=mode) as applied, torch.no_grad():
+            yield LocalSession(self, model, applied.realised)
+
+    def _folder_of(self, arm: Arm) -> Path:
+        same = (arm.model.id, arm.model.revision) == (self.model.id, self.model.revision)
+        return self._folder if same else locate(arm.model)
+
+    def _checkpoint(self, folder: Path) -> Checkpoint:
+        if folder not in self._checkpoints:
+            self._checkpoints[folder] = read(folder)
+        return self._checkpoints[folder]
+
+    def _loaded(self, arm: Arm) -> tuple[Any, Recipe | Shipped]:
+        """The arm's model in memory, and what `apply` is to run on it. One model is kept: the last one asked for."""
+        folder, shipped = self._folder_of(arm), is_as_shipped(arm.recipe)
+        if self._kept is None or self._kept[0] != (folder, shipped):
+            self._kept = None
+            if shipped:
+                exact = self._options.get("gemm_mode") == "exact"
+                model, what = load_shipped(self._checkpoint(folder), exact=exact)
+            else:
+                model, what = load_master(folder), None
+            slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
+            if slow and model.config._attn_implementation == "sdpa":
+                use_fp32_attention(model)
+            self._kept = (folder, shipped), model.to(self.device).eval().requires_grad_(False), what
+        _, model, own = self._kept
+        return model, own or arm.recipe
 
 
 class LocalSession:
@@ -100,7 +132,7 @@ class LocalSession:
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
         self._device = engine.device
-        self._head = FP32Head(model)
+        self._head = FP32Head(model, realised.modules)
         self._enders: dict[str, frozenset[int]] = {}
         attention = model.config._attn_implementation
         self.realised = realised.model_copy(
@@ -294,16 +326,17 @@ class FP32Head:
     """Logits at chosen positions from FP32 operands, where the architecture's head is a plain linear layer.
 
     A model that scales or caps its logits is recognised by a probe (its own logits are not `hidden @ W`); its own
-    logits are then used, widened to FP32, and `logits_dtype` says so.
+    logits are then used, widened to FP32, and `logits_dtype` says so. So are those of a head that is itself quantised.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, quantised: tuple[str, ...]) -> None:
         self._model = model
         self._body = model.get_decoder()
         self._head = model.get_output_embeddings()
         self._weight = self._head.weight.float()
         self._bias = None if getattr(self._head, "bias", None) is None else self._head.bias.float()
-        self.logits_dtype = "float32" if self._plain() else str(model.dtype).removeprefix("torch.")
+        own = any(module is self._head and name in quantised for name, module in model.named_modules())
+        self.logits_dtype = "float32" if not own and self._plain() else str(model.dtype).removeprefix("torch.")
 
     def _plain(self) -> bool:
         ids = torch.arange(1, 9, device=self._weight.device)[None]

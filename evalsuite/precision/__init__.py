@@ -3,7 +3,9 @@
 Read in this order: `elements` (formats of elements), `scales` (how a block gets its scale), `formats` (both together:
 codes and scales of a tensor), `recipes` (the table of precisions), `coverage` (which layers of a model a recipe
 quantises, and what share of the work that is), `fake` (quantise and dequantise activations fast), `layers` (what runs
-instead of a model's own layers), `emulate` (`apply`: the model in a recipe, and back).
+instead of a model's own layers), `emulate` (`apply`: the model in a recipe, and back). Checkpoints are a side room:
+`dialects` (what a configuration claims), `shards` and `blocks` (what lies in the files), `checkpoints` (both together:
+the label), `layouts` and `writing` (the checkpoint of an arm).
 
 In: a tensor or a transformers model, and a `Recipe`. Out: codes and scales, or the model running in that recipe with a
 `Realised` that says what really ran. Knows nothing of tasks, stores or verdicts.

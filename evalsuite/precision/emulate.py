@@ -36,6 +36,7 @@ from evalsuite.errors import CannotRunError, UsageError, did_you_mean
 from evalsuite.precision.coverage import Gemm, gemms, shares
 from evalsuite.precision.kv import quantised_cache
 from evalsuite.precision.layers import KERNELS, Arm, GemmMode, Kernel
+from evalsuite.precision.shipped import Shipped
 from evalsuite.records import Realised, Recipe
 
 COUNTS = ("clipped", "nonfinite_blocks", "zero_flushed")
@@ -63,7 +64,7 @@ def best_kernel(device: torch.device) -> Kernel:
 @contextmanager
 def apply(
     model: nn.Module,
-    recipe: Recipe,
+    recipe: Recipe | Shipped,
     execution: Literal["emulated", "native"] = "emulated",
     gemm_mode: GemmMode = "fast",
     kernel: Kernel | None = None,
@@ -72,7 +73,8 @@ def apply(
 
     Args:
         model: a transformers causal LM in BF16, on one device.
-        recipe: an entry of `RECIPES`, or a copy with another `exclude`.
+        recipe: an entry of `RECIPES`, or a copy with another `exclude`; or `Shipped`, for a model that holds the
+            weights of a quantised checkpoint.
         execution: `emulated` allows emulation; recipes without quantised layers run natively under it. `native`
             demands that no layer is emulated.
         gemm_mode: operands of quantised layers, see the module docstring.
@@ -82,29 +84,30 @@ def apply(
         CannotRunError: a layer cannot be quantised (see `coverage.gemms`), a weight holds NaN or Inf, the model is
             not BF16, or `native` was demanded of a recipe that quantises. The model is untouched.
     """
-    _check(model, recipe, execution)
+    runs, names = (recipe.recipe, recipe.names) if isinstance(recipe, Shipped) else (recipe, None)
+    _check(model, runs, execution)
     _check_names(
         execution=(execution, ("emulated", "native")),
         gemm_mode=(gemm_mode, ("fast", "exact")),
         kernel=(kernel or KERNELS[0], KERNELS),
     )
-    found = gemms(model, recipe)
+    found = gemms(model, runs, names)
     _check_free(found)
     with ExitStack() as stack:
-        if recipe.compute == "fp32":
+        if runs.compute == "fp32":
             stack.enter_context(_in_float32(model))
-            yield Applied(_realised(model, recipe, found, "linear-fp32", "none"))
+            yield Applied(_realised(model, runs, found, "linear-fp32", "none"))
             return
         device = next(model.parameters()).device
         arm = Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
         stack.callback(arm.clear)
-        if recipe.kv_cache is not None:
-            stack.enter_context(quantised_cache(model, recipe.kv_cache))
+        if runs.kv_cache is not None:
+            stack.enter_context(quantised_cache(model, runs.kv_cache))
         for module, forward in arm.forwards(found):
             vars(module)["forward"] = forward
             stack.callback(vars(module).pop, "forward")
         mode = gemm_mode if any(gemm.quantised for gemm in found) else "none"
-        realised = _realised(model, recipe, found, arm.kernel_name(found), mode)
+        realised = _realised(model, runs, found, arm.kernel_name(found), mode)
         totals = {key: sum(c[key] for c in arm.counts.values()) for key in COUNTS if arm.counts}
         yield Applied(realised.model_copy(update={"counts": totals}), arm.operands, arm.counts)
 
@@ -132,7 +135,11 @@ def _check(model: nn.Module, recipe: Recipe, execution: str) -> None:
 
 
 def _check_free(found: list[Gemm]) -> None:
-    """A replaced forward would be lost, or would silently replace ours."""
+    """A replaced forward would be lost, or would silently replace ours; a weight must be in memory."""
+    absent = [gemm.name for gemm in found if gemm.weight.is_meta]
+    if absent:
+        raise CannotRunError(f"The weight of {absent[0]} and {len(absent) - 1} more layers is not in memory (a model "
+                             "without data, or offloaded to disk). Load the model on one device.")  # fmt: skip
     taken = [gemm.name for gemm in found if "forward" in vars(gemm.module)]
     if taken:
         raise CannotRunError(

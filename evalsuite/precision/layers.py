@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalsuite.errors import CannotRunError
+from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.precision.coverage import Gemm, is_experts
 from evalsuite.precision.fake import FakeQuant, SharedInput
-from evalsuite.precision.formats import dequantize, quantize_as
+from evalsuite.precision.formats import Quantized, dequantize, quantize_as
+from evalsuite.precision.shipped import Shipped, StaticScale
 from evalsuite.records import Recipe
 
 Kernel = Literal["linear-bf16", "linear-fp32-accumulate-bf16"]
@@ -28,9 +29,13 @@ Forward = Callable[..., Tensor]
 
 
 class Arm:
-    """Operands and forwards of one recipe on one model."""
+    """Operands and forwards of one recipe, or of one checkpoint's own codes, on one model."""
 
-    def __init__(self, recipe: Recipe, gemm_mode: GemmMode, kernel: Kernel, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe | Shipped, gemm_mode: GemmMode, kernel: Kernel, device: torch.device
+    ) -> None:
+        self._shipped = recipe if isinstance(recipe, Shipped) else None
+        recipe = recipe.recipe if isinstance(recipe, Shipped) else recipe
         self.recipe = recipe
         self.kernel = kernel
         self.exact = gemm_mode == "exact"
@@ -40,7 +45,9 @@ class Arm:
         self._plain_dtype = torch.bfloat16 if kernel == "linear-bf16" else torch.float32
         self._quantised_dtype = torch.float32 if self.exact else self._plain_dtype
         self._plain_input = SharedInput(lambda x: x.to(self._plain_dtype))
-        self._quantised_input = SharedInput(self._quantise_input)
+        self._quantised_input = SharedInput(lambda x: self._quantise_input(x, self._fake))
+        scales = set(self._shipped.input_scales.values()) if self._shipped else set()
+        self._static_input = {scale: self._static(StaticScale(scale, device)) for scale in scales}
 
     def forwards(self, found: list[Gemm]) -> Iterator[tuple[nn.Module, Forward]]:
         """(module, forward to use in this arm) for every layer that must not run its own."""
@@ -61,33 +68,42 @@ class Arm:
     def clear(self) -> None:
         """Forget the last inputs."""
         self._plain_input.clear()
-        self._quantised_input.clear()
+        for shared in (self._quantised_input, *self._static_input.values()):
+            shared.clear()
 
-    def _quantise_input(self, x: Tensor) -> Tensor:
-        if self._fake is None:
+    def _quantise_input(self, x: Tensor, fake: FakeQuant | StaticScale | None) -> Tensor:
+        if fake is None:
             return x.to(self._quantised_dtype)
-        values = self._fake(x)
-        if self.exact or self._fake.exact_in_bf16:
+        values = fake(x)
+        if self.exact or (isinstance(fake, FakeQuant) and fake.exact_in_bf16):
             return values.to(self._quantised_dtype)
         return values.bfloat16().to(self._quantised_dtype)
+
+    def _static(self, scale: StaticScale) -> SharedInput:
+        return SharedInput(lambda x: self._quantise_input(x, scale))
+
+    def _input(self, gemm: Gemm) -> SharedInput:
+        """What turns the input of a layer into its operand."""
+        if not gemm.quantised:
+            return self._plain_input
+        scale = self._shipped.input_scales.get(gemm.name) if self._shipped else None
+        return self._quantised_input if scale is None else self._static_input[scale]
 
     def _operand(self, gemm: Gemm) -> Tensor:
         """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""
         weight = gemm.weight.detach()
+        if gemm.quantised and self._shipped and self.exact:
+            weight = self._shipped.exact[gemm.name].to(weight.device)
         if getattr(gemm.module, "is_transposed", False):
             weight = weight.transpose(-1, -2)
-        if gemm.quantised and self.recipe.weights is not None:
+        if gemm.quantised and self.recipe.weights is not None and self._shipped is None:
             weight = self._quantise_weight(gemm.name, weight)
         self.operands[gemm.name] = weight.to(self._quantised_dtype if gemm.quantised else self._plain_dtype)
         return self.operands[gemm.name]
 
     def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
         """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
-        assert self.recipe.weights is not None
-        matrices = weight.reshape(-1, *weight.shape[-2:]).unbind()
-        if self.recipe.weights_via is not None:
-            matrices = tuple(dequantize(quantize_as(matrix, self.recipe.weights_via)) for matrix in matrices)
-        done = [quantize_as(matrix, self.recipe.weights) for matrix in matrices]
+        done = [quantise_matrix(matrix, self.recipe) for matrix in weight.reshape(-1, *weight.shape[-2:]).unbind()]
         counts = {key: sum(q.counts[key] for q in done) for key in done[0].counts}
         if counts["nonfinite_blocks"]:
             raise CannotRunError(
@@ -101,7 +117,7 @@ class Arm:
     def _linear(self, gemm: Gemm) -> Forward:
         weight = self._operand(gemm)
         bias = _bias(gemm.module, "bias", weight.dtype)
-        convert = self._quantised_input if gemm.quantised else self._plain_input
+        convert = self._input(gemm)
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name for it
             return F.linear(convert(input), weight, bias).to(torch.bfloat16)
@@ -130,13 +146,22 @@ class Arm:
         """(expert, tokens) -> the projection of those tokens by that expert, BF16."""
         weight = self._operand(gemm)
         bias = _bias(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
-        convert = self._quantised_input if gemm.quantised else self._plain_input
+        convert = self._input(gemm)
 
         def project(expert: int, x: Tensor) -> Tensor:
             b = None if bias is None else bias[expert]
             return F.linear(convert(x), weight[expert], b).to(torch.bfloat16)
 
         return project
+
+
+def quantise_matrix(matrix: Tensor, recipe: Recipe) -> Quantized:
+    """Codes and scales of a weight matrix of the BF16 master, (out, in): what an arm runs and what `writing` ships."""
+    if recipe.weights is None:
+        raise UsageError(f"Recipe '{recipe.id}' does not quantise weights.")
+    if recipe.weights_via is not None:
+        matrix = dequantize(quantize_as(matrix, recipe.weights_via))
+    return quantize_as(matrix, recipe.weights)
 
 
 def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:

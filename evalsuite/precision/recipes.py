@@ -112,6 +112,15 @@ RECIPES: dict[str, Recipe] = {
 }
 """Recipe id -> recipe."""
 
+AS_SHIPPED = Recipe(id="as-shipped", label="As shipped")
+"""Asks for a checkpoint's own codes and scales, whatever they are: the engine puts the recipe that the tensors show in
+its place before anything runs (`checkpoints`). No entry of the table, since the name says nothing of numbers."""
+
+
+def is_as_shipped(recipe: Recipe) -> bool:
+    """Whether a recipe is `as-shipped`, or what a checkpoint's tensors made of it."""
+    return recipe.id.split(":")[0] == AS_SHIPPED.id
+
 
 def recipe(recipe_id: str) -> Recipe:
     """The recipe of that id; UsageError, with the nearest known id, if there is none."""

@@ -26,16 +26,18 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None, more: int = 0)
     """
     job.store.check_writable()
     engine = ENGINES[spec.engine](spec.model, spec.engine_options)
-    spec = _with_weights(spec, engine)
     refusal = next((why for arm in spec.arms if (why := engine.cannot_run(arm))), None)
     if refusal:
         raise CannotRunError(f"Engine '{spec.engine}' cannot run this: {refusal}.")
+    resolved = {arm.id: engine.resolve(arm) for arm in spec.arms}
+    spec = spec.model_copy(update={"model": engine.model, "arms": tuple(arm for arm, _ in resolved.values())})
+    found = {name: findings for name, (_, findings) in resolved.items()}
     job.reporter.note("building prompts")
     sources = load_sources(spec)
     before = resume.manifest.sequences if resume else {}
     sequences = draw_sequences(spec, sources, before)
     work = prepare(spec, engine, sources, sequences)
-    manifest = plan.manifest(spec, work, sequences, job.command)
+    manifest = plan.manifest(spec, work, sequences, found, job.command)
     if resume is None:
         writer = job.store.create(manifest)
     else:
@@ -44,16 +46,10 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None, more: int = 0)
     try:
         if more:
             work = prepare(spec, engine, sources, longer)
-            plan.extend(writer, plan.manifest(spec, work, longer, job.command))
+            plan.extend(writer, plan.manifest(spec, work, longer, found, job.command))
         return _measure(writer, engine, legs.of(writer, work, job), job)
     finally:
         writer.close()
-
-
-def _with_weights(spec: RunSpec, engine: Engine) -> RunSpec:
-    arms = tuple(arm.model_copy(update={"model": engine.model}) if arm.model.id == spec.model.id else arm
-                 for arm in spec.arms)  # fmt: skip
-    return spec.model_copy(update={"model": engine.model, "arms": arms})
 
 
 def _measure(writer: RunWriter, engine: Engine, todo: legs.Legs, job: Job) -> StoredRun:

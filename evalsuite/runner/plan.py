@@ -9,15 +9,19 @@ from typing import Any
 from evalsuite import machine
 from evalsuite.errors import RefusedError
 from evalsuite.harness import Workload
-from evalsuite.records import Arm, Cell, CellRecord, Manifest, Mode, Plan, RunSpec
+from evalsuite.records import Arm, Cell, CellRecord, Finding, Manifest, Mode, Plan, RunSpec
 from evalsuite.records import Sequence as Drawn
 from evalsuite.store import RunWriter, Store, StoredRun
 
 
 def manifest(
-    spec: RunSpec, workloads: Sequence[Workload], sequences: Mapping[Mode, Drawn], command: str | None
+    spec: RunSpec,
+    workloads: Sequence[Workload],
+    sequences: Mapping[Mode, Drawn],
+    found: Mapping[str, tuple[Finding, ...]],
+    command: str | None,
 ) -> Manifest:
-    """Everything that is fixed before the first item."""
+    """Everything that is fixed before the first item. `found`: what resolving each arm's model brought up."""
     software = machine.software()
     now = dt.datetime.now(dt.UTC)
     cells = {}
@@ -28,7 +32,7 @@ def manifest(
                 cell = Cell(arm=arm.id, task=workload.spec.task, mode=workload.mode, repeat=repeat)
                 cells[cell.key] = CellRecord(
                     cell=cell, status="planned", resume_key=key, n_planned=len(workload.items),
-                    findings=workload.findings,
+                    findings=workload.findings + found[arm.id],
                 )  # fmt: skip
     digest = spec.digest()
     return Manifest(
