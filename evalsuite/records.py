@@ -220,8 +220,10 @@ class Realised(Noun):
 
     recipe: str
     """Id of the recipe that ran."""
-    execution: Literal["native", "emulated"]
-    """`native`: the arithmetic named by the recipe ran on hardware. `emulated`: true accuracy, no speed, no joules."""
+    execution: Literal["native", "native-unproven", "emulated"]
+    """`native`: the arithmetic named by the recipe ran on hardware. `native-unproven`: a scaled kernel was called, but
+    the profiler saw FP8 kernels for less than 95 % of the time of its matrix multiplications; treat it as `emulated`.
+    `emulated`: true accuracy, no speed, no joules."""
     kernel: str
     """Which matrix multiplication ran, e.g. `linear-bf16`, `linear-fp32-accumulate-bf16`."""
     gemm_mode: Literal["none", "fast", "exact"]
@@ -239,6 +241,12 @@ class Realised(Noun):
     """Share of the multiply-adds of a token's linear layers that run on quantised operands, 0 to 1."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Totals over the weights: `clipped`, `nonfinite_blocks`, `zero_flushed`."""
+    scale_storage: Literal["fp32", "e8m0"] | None = None
+    """How scales reach a native kernel (on Hopper UE8M0 travels as FP32 powers of two); None where none ran."""
+    kernels: tuple[str, ...] = ()
+    """Native execution: the matrix multiplication kernels that the profiler saw in the quantised layers."""
+    kernel_share: float | None = None
+    """Share of those kernels' time that went into FP8 kernels, 0 to 1; None where the profiler saw none."""
 
 
 class Finding(Noun):

@@ -13,7 +13,7 @@ from evalsuite import workflow
 from evalsuite.cli import app
 from evalsuite.records import VERDICT_EXIT
 
-VERBS = ["run", "verdict", "show", "publish", "list"]
+VERBS = ["run", "verdict", "show", "publish", "list", "conformance"]
 
 
 def evalsuite(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import common, looking, running
+from evalsuite.cli import chips, common, looking, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "show": looking.show,
     "publish": looking.publish,
     "list": looking.list_,
+    "conformance": chips.conformance,
 }
 """All verbs, in the order of the help text."""
 

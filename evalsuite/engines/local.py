@@ -30,7 +30,8 @@ COMPACT_AT = 0.75
 
 
 class LocalEngine:
-    """Engine over `AutoModelForCausalLM`. Options: `threads`, `gemm_mode` (`fast` or `exact`)."""
+    """Engine over `AutoModelForCausalLM`. Options: `threads`, `gemm_mode` (`fast` or `exact`), `execution` (`auto`,
+    the default, `native` or `emulated`; see `precision.apply`)."""
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
         from transformers import AutoConfig, AutoTokenizer
@@ -75,8 +76,9 @@ class LocalEngine:
     def open(self, arm: Arm) -> "Iterator[LocalSession]":
         """Load the arm over the BF16 master; the master is restored exactly when the context ends."""
         mode = self._options.get("gemm_mode", "fast")
+        execution = self._options.get("execution", "auto")
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
-        with apply(self._master, arm.recipe, gemm_mode=mode) as applied, torch.no_grad():
+        with apply(self._master, arm.recipe, execution, mode) as applied, torch.no_grad():
             yield LocalSession(self, self._master, applied.realised)
 
 

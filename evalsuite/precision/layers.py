@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from evalsuite.errors import CannotRunError
 from evalsuite.precision.coverage import Gemm, is_experts
 from evalsuite.precision.fake import FakeQuant, SharedInput
-from evalsuite.precision.formats import dequantize, quantize_as
+from evalsuite.precision.formats import Quantized, dequantize, quantize_as
 from evalsuite.records import Recipe
 
 Kernel = Literal["linear-bf16", "linear-fp32-accumulate-bf16"]
@@ -73,16 +73,19 @@ class Arm:
 
     def _operand(self, gemm: Gemm) -> Tensor:
         """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""
-        weight = gemm.weight.detach()
-        if getattr(gemm.module, "is_transposed", False):
-            weight = weight.transpose(-1, -2)
+        weight = master_weight(gemm)
         if gemm.quantised and self.recipe.weights is not None:
             weight = self._quantise_weight(gemm.name, weight)
         self.operands[gemm.name] = weight.to(self._quantised_dtype if gemm.quantised else self._plain_dtype)
         return self.operands[gemm.name]
 
     def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
-        """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
+        """Dequantised weight: FP32 in `exact`, BF16 in `fast`."""
+        dtype = torch.float32 if self.exact else torch.bfloat16
+        return torch.stack([dequantize(q, dtype) for q in self._codes(name, weight)]).view(weight.shape)
+
+    def _codes(self, name: str, weight: Tensor) -> list[Quantized]:
+        """The codes and scales of a weight; each expert is a matrix of its own."""
         assert self.recipe.weights is not None
         matrices = weight.reshape(-1, *weight.shape[-2:]).unbind()
         if self.recipe.weights_via is not None:
@@ -95,12 +98,11 @@ class Arm:
                 "damaged; load it again or compare its hash."
             )
         self.counts[name] = counts
-        dtype = torch.float32 if self.exact else torch.bfloat16
-        return torch.stack([dequantize(q, dtype) for q in done]).view(weight.shape)
+        return done
 
     def _linear(self, gemm: Gemm) -> Forward:
         weight = self._operand(gemm)
-        bias = _bias(gemm.module, "bias", weight.dtype)
+        bias = bias_of(gemm.module, "bias", weight.dtype)
         convert = self._quantised_input if gemm.quantised else self._plain_input
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name for it
@@ -129,7 +131,7 @@ class Arm:
     def _expert(self, gemm: Gemm) -> Callable[[int, Tensor], Tensor]:
         """(expert, tokens) -> the projection of those tokens by that expert, BF16."""
         weight = self._operand(gemm)
-        bias = _bias(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
+        bias = bias_of(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
         convert = self._quantised_input if gemm.quantised else self._plain_input
 
         def project(expert: int, x: Tensor) -> Tensor:
@@ -139,7 +141,13 @@ class Arm:
         return project
 
 
-def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
+def master_weight(gemm: Gemm) -> Tensor:
+    """The BF16 weight, (out, in) or (experts, out, in), however the module keeps it."""
+    weight = gemm.weight.detach()
+    return weight.transpose(-1, -2) if getattr(gemm.module, "is_transposed", False) else weight
+
+
+def bias_of(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
     """A layer's bias in the dtype of its operands, or None."""
     bias = getattr(module, name, None)
     return bias.detach().to(dtype) if isinstance(bias, Tensor) else None
