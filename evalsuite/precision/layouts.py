@@ -158,19 +158,24 @@ def reference_product(a: Operand, b: Operand, scheme: Scheme, bias: Tensor | Non
     Raises:
         ValueError: shape or strides of the packed scales are not those that the kernel checks.
     """
-    product = F.linear(_values(a, scheme, weight=False), _values(b, scheme, weight=True))
+    left = numbers_of(a) * scale_map(a, scheme, weight=False)
+    product = F.linear(left, numbers_of(b) * scale_map(b, scheme, weight=True))
     return product if bias is None else product + bias.float()
 
 
-def _values(operand: Operand, scheme: Scheme, *, weight: bool) -> Tensor:
-    """What codes and packed scales stand for, float32 (rows, K)."""
-    numbers = ELEMENTS["e4m3"].table.to(operand.codes.device)[operand.bits.int()]
+def numbers_of(operand: Operand, element: str = "e4m3") -> Tensor:
+    """What the codes of an operand stand for, without scales: float32 (rows, K)."""
+    return ELEMENTS[element].table.to(operand.codes.device)[operand.bits.int()]
+
+
+def scale_map(operand: Operand, scheme: Scheme, *, weight: bool) -> Tensor:
+    """The scale of each element, read from the packed form: float32 (rows, K)."""
     rows, k = operand.codes.shape
     packed = operand.packed
     if scheme.name in ("row", "tensor"):
-        return numbers * (packed.reshape(-1, 1) if scheme.name == "row" else packed)
+        return packed.reshape(-1, 1).expand(rows, k)
     if scheme.name == "mx":
-        return numbers * unswizzled(packed, rows, k // 32).repeat_interleave(32, 1)
+        return unswizzled(packed, rows, k // 32).repeat_interleave(32, 1)
     blocks = k // 128
     expected = (round_up(blocks, 4), rows // 128) if weight else (rows, blocks)
     if packed.shape != expected or packed.stride(0) != 1 or (expected[1] > 1 and packed.stride(1) != expected[0]):
@@ -179,7 +184,7 @@ def _values(operand: Operand, scheme: Scheme, *, weight: bool) -> Tensor:
             f"got {tuple(packed.shape)} with strides {packed.stride()}"
         )
     grid = packed.t()[:, :blocks].repeat_interleave(128, 0) if weight else packed
-    return numbers * grid.repeat_interleave(128, 1)
+    return grid.repeat_interleave(128, 1)
 
 
 def sqnr_db(actual: Tensor, expected: Tensor) -> float:

@@ -40,8 +40,8 @@ FP8 = re.compile(r"nvjet_qq|e4m3|e5m2|fp8|f8f8|float8|_f8_|bf8", re.IGNORECASE)
 ENOUGH = 0.95
 """Share of the multiplication time from which an arm is native."""
 
-Observer = Callable[[str, Tensor, Operand, Tensor], None]
-"""Layer, input (tokens, K), its operand, output (tokens, N)."""
+Observer = Callable[["NativeMatrix", Tensor, Operand, Tensor], None]
+"""Matrix, input (tokens, K), its operand, output (tokens, N)."""
 
 
 def cannot_run(recipe: Recipe, device: Device) -> str | None:
@@ -61,26 +61,27 @@ class NativeMatrix:
         self.name = name
         self.weight = weight
         self._arm = arm
-        self._size = size
-        self._bias = bias if bias is None else F.pad(bias, (0, weight.codes.shape[0] - size))
+        self.size = size
+        """N, without padding."""
+        self.bias = bias if bias is None else F.pad(bias, (0, weight.codes.shape[0] - size))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., N)."""
         if x.numel() == 0:
-            return x.new_empty(*x.shape[:-1], self._size)
+            return x.new_empty(*x.shape[:-1], self.size)
         operand = self._arm.operand_of(x)
-        product = self._product(operand)[: x.numel() // x.shape[-1], : self._size]
+        product = self._product(operand)[: x.numel() // x.shape[-1], : self.size]
         if self._arm.observer is not None:
-            self._arm.observer(self.name, x.reshape(-1, x.shape[-1]), operand, product)
-        return product.reshape(*x.shape[:-1], self._size)
+            self._arm.observer(self, x.reshape(-1, x.shape[-1]), operand, product)
+        return product.reshape(*x.shape[:-1], self.size)
 
     def _product(self, operand: Operand) -> Tensor:
         arm = self._arm
-        if self._bias is None or arm.fuses_bias:
-            return arm.device.linear(operand, self.weight, arm.scheme, self._bias)
+        if self.bias is None or arm.fuses_bias:
+            return arm.device.linear(operand, self.weight, arm.scheme, self.bias)
         # Rounded twice, where the emulation rounds once: half of the last BF16 bit.
         product = arm.device.linear(operand, self.weight, arm.scheme, None)
-        return (product.float() + self._bias.float()).to(torch.bfloat16)
+        return (product.float() + self.bias.float()).to(torch.bfloat16)
 
 
 class NativeArm(Arm):
