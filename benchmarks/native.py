@@ -76,13 +76,14 @@ class Layer:
                                      self.module.bias.float().cpu())  # fmt: skip
         scheme, (seen_x, operand, product) = self.arm.scheme, self.seen
         activation = of_operand(operand, scheme, seen_x, self.recipe.activations)
+        weights = of_operand(self.matrix.weight, scheme, self.module.weight, self.recipe.weights, weight=True)
         kernel = of_product(product, operand, self.matrix.weight, scheme, self.matrix.bias)
         found = sqnr_db(y.cpu(), exact)
         return {
             "tokens": tokens, "k": depth, "sqnr_db": round(max(min(found, 999.0), -999.0), 2),
             "codes_differing": activation.codes, "scales_differing": activation.scales,
-            "activation": activation.fault, "kernel": kernel.fault,
-            "passes": found >= NEAR_DB and activation.harmless and kernel.harmless,
+            "activation": activation.fault, "weight": weights.fault, "kernel": kernel.fault,
+            "passes": found >= NEAR_DB and all(one.harmless for one in (activation, weights, kernel)),
         }  # fmt: skip
 
 

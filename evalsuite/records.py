@@ -268,6 +268,7 @@ FINDINGS: dict[str, str] = {
     "CELL_FAILED": "A cell failed; its items are missing.",
     "LIMITED": "The run used --limit: a plan of its own, not the suite's.",
     "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
+    "KERNEL_UNPROVEN": "FP8 kernels were called, but the profiler did not see them do the work: no speed, no energy.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
     "BASELINE_AT_CHANCE": "The baseline is too near chance to lose anything.",

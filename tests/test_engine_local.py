@@ -134,3 +134,13 @@ def test_the_weight_hash_changes_with_the_weights_and_the_configuration(tiny_mod
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
     assert weights_sha256(copy) != weights_sha256(tiny_model)
+
+
+def test_arms_are_emulated_where_nothing_is_native_and_native_on_demand_is_an_error(tiny_model: Path):
+    auto = LocalEngine(ModelRef(id=str(tiny_model)), {})
+    with auto.open(arm(auto, "fp8-ue8m0")) as session:
+        assert session.realised.execution == ("emulated" if auto.device.type == "cpu" else "native")
+    if auto.device.type == "cpu":
+        demanding = LocalEngine(ModelRef(id=str(tiny_model)), {"execution": "native"})
+        with pytest.raises(CannotRunError, match="does not run natively"), demanding.open(arm(demanding, "fp8-ue8m0")):
+            pass

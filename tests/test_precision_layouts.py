@@ -78,7 +78,7 @@ def test_scales_in_row_major_order_are_refused():
 
 @pytest.mark.parametrize(("rows", "blocks"), [(1, 1), (128, 4), (130, 5), (300, 20)])
 def test_swizzled_scales_are_those_of_torchs_own_reference(rows: int, blocks: int):
-    from torch.testing._internal.common_quantized import to_blocked
+    from torchao.prototype.mx_formats.utils import to_blocked
 
     scales = torch.exp2(torch.randint(-20, 20, (rows, blocks), generator=torch.Generator().manual_seed(0)).float())
     codes = (scales.view(torch.int32) >> 23).to(torch.uint8)

@@ -11,6 +11,7 @@ from evalsuite.precision.native import cannot_run, proof_of
 
 ARMS = ["fp8-e4m3", "fp8-ue8m0", "fp8-ue8m0-requant", "fp8-e4m3-row", "fp8-e4m3-tensor", "mxfp8-rceil",
         "fp8-ue8m0-w128a32"]  # fmt: skip
+REFERENCE = ReferenceDevice()
 
 
 class Proven(ReferenceDevice):
@@ -31,7 +32,7 @@ def model():
 
 
 def native(model, recipe_id, device=None, **keywords):
-    with apply(model, RECIPES[recipe_id], execution=device or ReferenceDevice(), **keywords) as applied:
+    with apply(model, RECIPES[recipe_id], execution=device or REFERENCE, **keywords) as applied:
         return logits(model), applied
 
 
@@ -201,3 +202,15 @@ def test_another_number_of_tokens_gives_the_same_tokens(model):
         x = torch.randn(7, 256).bfloat16()
         for m in (1, 3, 4, 5):
             assert torch.allclose(layer(x[:m]).float(), layer(x)[:m].float(), rtol=2**-7, atol=1e-3)
+
+
+def test_a_device_that_is_not_the_models_is_refused(model):
+    class Elsewhere(ReferenceDevice):
+        def torch_device(self):
+            return torch.device("meta")
+
+    with (
+        pytest.raises(CannotRunError, match="the model is on cpu, and the device asked for is cpu"),
+        apply(model, RECIPES["fp8-e4m3"], execution=Elsewhere()),
+    ):
+        pass

@@ -218,16 +218,19 @@ def _elements(device: Device) -> list[Check]:
             checks.append(Check(name=name, status="n/a", found="no such quantiser", expected=expected))
             continue
         made = asked[1]
-        wrong = _wrong(made, values)
-        finite = bool(made.scales.isfinite().all() and (made.scales > 0).all())
-        found = expected if finite and not wrong.any() else _first_wrong(made, values, wrong)
+        found = _first_wrong(made, values) or expected
         checks.append(Check(name=name, status="pass" if found == expected else "fail", found=found, expected=expected))
     return [*checks, _nonfinite(device)]
 
 
-def _first_wrong(made: Blocks, values: Tensor, wrong: Tensor) -> str:
+def _first_wrong(made: Blocks, values: Tensor) -> str | None:
+    """What is wrong with blocks of finite values, or None: a scale that is none, then codes."""
+    unusable = ~made.scales.isfinite() | (made.scales <= 0)
+    if unusable.any():
+        return f"a scale of {made.scales[unusable][0].item():g}"
+    wrong = _wrong(made, values)
     if not wrong.any():
-        return f"a scale of {made.scales[~(made.scales > 0) | ~made.scales.isfinite()][0].item()}"
+        return None
     row, column = wrong.nonzero()[0].tolist()
     code = int(made.codes.view(torch.uint8)[row, column])
     return (f"{int(wrong.sum())} wrong; {values[row, column].item():g} became code 0x{code:02x}, "

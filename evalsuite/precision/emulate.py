@@ -132,9 +132,13 @@ def _native_arm(
     from evalsuite.precision import devices
     from evalsuite.precision.native import NativeArm, cannot_run
 
-    chip = devices.device(device.type) if isinstance(execution, str) else execution
-    if execution == "auto" and cannot_run(recipe, chip):
+    chip = devices.of(device) if isinstance(execution, str) else execution
+    if execution == "auto" and (chip is None or cannot_run(recipe, chip)):
         return None
+    if chip is None or chip.torch_device().type != device.type:
+        raise CannotRunError(f"Recipe '{recipe.id}' cannot run natively: the model is on {device}, and "
+                             f"{'no adapter knows that' if chip is None else 'the device asked for is ' + chip.name}. "
+                             "Run it with execution 'emulated'.")  # fmt: skip
     return NativeArm(recipe, chip, kernel)
 
 

@@ -44,24 +44,32 @@ def quantise(x: Tensor, quant: Quant, rows: int = 1, columns: int = 1) -> Blocks
         rows: M is padded with zeros to a multiple of this.
         columns: the same for K.
     """
-    return Blocks(*_quantise(x, quant.block, (-x.shape[0] % rows, -x.shape[1] % columns), quant.rounding,
-                             quant.amax_floor))  # fmt: skip
+    return Blocks(*_quantise(x, _sizes(quant, rows, columns), quant.rounding, quant.amax_floor))
 
 
-def _quantise(
-    x: Tensor, block: tuple[int, int], missing: tuple[int, int], rule: str, amax_floor: float
-) -> tuple[Tensor, Tensor]:
+def _sizes(quant: Quant, rows: int, columns: int) -> str:
+    """Width of a block (-1: a row, 0: the whole tensor) and the multiples of M and K, as text: a compiler makes a
+    variable of every number that it is handed, and a reduction over a variable is slower than one over 128."""
+    return f"{0 if quant.block[0] == -1 else quant.block[1]} {rows} {columns}"
+
+
+def _quantise(x: Tensor, sizes: str, rule: str, amax_floor: float) -> tuple[Tensor, Tensor]:
     """`quantise` over plain values, so that it compiles to one graph for all numbers of tokens."""
-    v = F.pad(x.float(), (0, missing[1], 0, missing[0]))
-    shape = v.shape
-    width = shape[1] if block[1] == -1 else block[1]
-    v = v.reshape(1, 1, -1) if block[0] == -1 else F.pad(v, (0, -shape[1] % width)).view(shape[0], -1, width)
+    width, rows, columns = (int(part) for part in sizes.split())
+    v = F.pad(x.float(), (0, -x.shape[1] % columns, 0, -x.shape[0] % rows))
+    m, k = v.shape
+    if width == 0:
+        v = v.reshape(1, 1, -1)
+    elif width == -1:
+        v = v.unsqueeze(1)
+    else:
+        v = F.pad(v, (0, -k % width)).reshape(m, -(-k // width), width)
     element = ELEMENTS["e4m3"]
     scale = scale_of(v.abs().amax(-1), element, rule, amax_floor)
     q = (v / scale.unsqueeze(-1)).clamp(-element.max, element.max)
     # A cast decides nothing here but rounding to nearest even: |q| <= 448, and NaN gets its one code.
     codes = torch.where(q.isnan(), 0x7F, q.to(torch.float8_e4m3fn).view(torch.uint8))
-    codes = codes.view(shape) if block[0] == -1 else codes.view(shape[0], -1)[:, : shape[1]]
+    codes = codes.view(m, k) if width == 0 else codes.flatten(1)[:, :k]
     return codes.contiguous().view(torch.float8_e4m3fn), scale.t().contiguous().t()
 
 
@@ -77,7 +85,8 @@ def boundaries(quant: Quant) -> Tensor:
     # A top that is not finite stands alone in its block; all others stand among numbers of their own size.
     x = (x * tops.unsqueeze(1)).nan_to_num(0.0, 0.0, 0.0)
     x[:, 0] = tops
-    return x.bfloat16()
+    # One NaN would hide everything else where the whole tensor shares a scale.
+    return (x[tops.isfinite()] if quant.block[0] == -1 else x).bfloat16()
 
 
 def differing(made: Blocks, x: Tensor, quant: Quant) -> tuple[int, int]:
@@ -99,8 +108,7 @@ class Quantiser:
 
     def __call__(self, x: Tensor, quant: Quant, rows: int = 1, columns: int = 1) -> Blocks:
         """See `quantise`."""
-        missing = -x.shape[0] % rows, -x.shape[1] % columns
-        return Blocks(*self._for(quant)[0](x, quant.block, missing, quant.rounding, quant.amax_floor))
+        return Blocks(*self._for(quant)[0](x, _sizes(quant, rows, columns), quant.rounding, quant.amax_floor))
 
     def kind(self, quant: Quant) -> str:
         """`compiled`, `eager`, or `eager` with the reason why a compiled kernel is not used."""
@@ -115,12 +123,18 @@ class Quantiser:
     def _compiled(self) -> Callable[..., tuple[Tensor, Tensor]]:
         import torch._inductor.config as settings
 
-        known = {name for name in IEEE if hasattr(settings.eager_numerics, name.rpartition(".")[2])}
-        return torch.compile(_quantise, dynamic=True, options={name: IEEE[name] for name in known})
+        known = {name: on for name, on in IEEE.items() if hasattr(settings.eager_numerics, name.rpartition(".")[2])}
+        compiled = torch.compile(_quantise, options={**known})
+
+        def run(x: Tensor, sizes: str, rule: str, amax_floor: float) -> tuple[Tensor, Tensor]:
+            torch._dynamo.maybe_mark_dynamic(x, 0)  # one graph for all numbers of tokens, or nearly
+            return compiled(x, sizes, rule, amax_floor)
+
+        return run
 
     def _checked(self, quant: Quant) -> tuple[Callable[..., tuple[Tensor, Tensor]], str]:
         x = boundaries(quant).to(self._device)
-        arguments = (quant.block, (-len(x) % 4, 0), quant.rounding, quant.amax_floor)
+        arguments = (_sizes(quant, 4, 16), quant.rounding, quant.amax_floor)
         try:
             made = Blocks(*self._compiled(x, *arguments))
         except (RuntimeError, AttributeError, ValueError, TypeError, ImportError, OSError) as error:

@@ -170,6 +170,11 @@ def here() -> list[str]:
     return [name for name in known() if device(name).missing() is None]
 
 
+def of(where: torch.device) -> Device | None:
+    """The device on which a model's tensors live; None for a backend that has no adapter."""
+    return device(where.type) if where.type in known() else None
+
+
 def best() -> str:
     """The device that a model runs on: the accelerator, or the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
