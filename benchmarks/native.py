@@ -1,7 +1,7 @@
 """What a device's FP8 kernels do: the run that turns "written" into "verified on hardware".
 
     python benchmarks/native.py --out results/native/h200.json           # on a machine with a CUDA device
-    python benchmarks/native.py --kernel reference --out /tmp/rehearsal.json  # anywhere: no hardware result
+    python benchmarks/native.py --kernel reference --out rehearsal.json  # anywhere: no hardware result
 
 Writes one JSON document: what the device can do, conformance with the golden values, products of all shapes that are
 easy to get wrong (token counts around the padding, K/128 not a multiple of 4) against the exact emulation, the kernels
