@@ -230,8 +230,10 @@ class Realised(Noun):
 
     recipe: str
     """Id of the recipe that ran."""
-    execution: Literal["native", "emulated"]
-    """`native`: the arithmetic named by the recipe ran on hardware. `emulated`: true accuracy, no speed, no joules."""
+    execution: Literal["native", "native-unproven", "emulated"]
+    """`native`: the arithmetic named by the recipe ran on hardware. `native-unproven`: a scaled kernel was called, but
+    the profiler saw FP8 kernels for less than 95 % of the time of its matrix multiplications; treat it as `emulated`.
+    `emulated`: true accuracy, no speed, no joules."""
     kernel: str
     """Which matrix multiplication ran, e.g. `linear-bf16`, `linear-fp32-accumulate-bf16`."""
     gemm_mode: Literal["none", "fast", "exact"]
@@ -249,6 +251,12 @@ class Realised(Noun):
     """Share of the multiply-adds of a token's linear layers that run on quantised operands, 0 to 1."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Totals over the weights: `clipped`, `nonfinite_blocks`, `zero_flushed`."""
+    scale_storage: Literal["fp32", "e8m0"] | None = None
+    """How scales reach a native kernel (on Hopper UE8M0 travels as FP32 powers of two); None where none ran."""
+    kernels: tuple[str, ...] = ()
+    """Native execution: the matrix multiplication kernels that the profiler saw in the quantised layers."""
+    kernel_share: float | None = None
+    """Share of those kernels' time that went into FP8 kernels, 0 to 1; None where the profiler saw none."""
 
 
 class Finding(Noun):
@@ -270,6 +278,7 @@ FINDINGS: dict[str, str] = {
     "CELL_FAILED": "A cell failed; its items are missing.",
     "LIMITED": "The run used --limit: a plan of its own, not the suite's.",
     "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
+    "KERNEL_UNPROVEN": "FP8 kernels were called, but the profiler did not see them do the work: no speed, no energy.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
     "CHECKPOINT_MISDECLARED": "A quantised checkpoint's tensors are not as its configuration says; tensors count.",

@@ -14,6 +14,7 @@ from evalsuite.cli import app, main
 from evalsuite.records import VERDICT_EXIT
 
 VERBS = ["run", "plan", "verdict", "show", "quantize", "publish", "list", "import"]
+VERBS = ["run", "verdict", "show", "publish", "list", "conformance"]
 
 
 def evalsuite(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -168,3 +168,11 @@ def test_samples_depend_on_the_seed_and_not_on_the_batch(engine: LocalEngine):
     assert together == again
     assert [t.tokens for t in together] == [a.tokens for a in alone]
     assert [t.tokens for t in together] != [o.tokens for o in others]
+def test_arms_are_emulated_where_nothing_is_native_and_native_on_demand_is_an_error(tiny_model: Path):
+    auto = LocalEngine(ModelRef(id=str(tiny_model)), {})
+    with auto.open(arm(auto, "fp8-ue8m0")) as session:
+        assert session.realised.execution == ("emulated" if auto.device.type == "cpu" else "native")
+    if auto.device.type == "cpu":
+        demanding = LocalEngine(ModelRef(id=str(tiny_model)), {"execution": "native"})
+        with pytest.raises(CannotRunError, match="does not run natively"), demanding.open(arm(demanding, "fp8-ue8m0")):
+            pass

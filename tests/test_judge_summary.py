@@ -227,6 +227,20 @@ def test_duplicates_truncation_ties_emulation_and_limits_become_findings():
     assert "3 rows of fp8" in messages["DUPLICATE_ITEMS"].message
 
 
+def test_native_kernels_that_were_not_seen_at_work_become_a_finding():
+    manifest, samples = run_of(RIGHT)
+    realised = Realised(
+        recipe="fp8", execution="native-unproven", kernel="k", gemm_mode="none", logits_dtype="float32", device="cuda",
+        threads=1, modules=(), params_quantised=1.0, macs_quantised=1.0, kernels=("gemm_bf16",), kernel_share=0.0,
+    )  # fmt: skip
+    key = "fp8.t.direct.r0"
+    cells = {**manifest.cells, key: manifest.cells[key].model_copy(update={"realised": realised})}
+    found = codes(judge_run(manifest.model_copy(update={"cells": cells}), samples))
+
+    assert "KERNEL_UNPROVEN" in found
+    assert "EMULATED" not in found
+
+
 def test_every_arm_is_summed_up_by_task_and_pooled():
     manifest, samples = run_of(RIGHT, tasks=("a", "b"))
     samples.loc[(samples.arm == "fp8") & (samples.task == "b"), "n_output_tokens"] = 30

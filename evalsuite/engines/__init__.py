@@ -141,5 +141,5 @@ ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
     "local": _local,  # transformers in this process, on the CPU or torch's accelerator
 }
 """Engine name -> constructor from a model and the suite's engine options."""
-OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode")}
+OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode", "execution")}
 """Engine name -> the options that a suite may set."""

@@ -47,7 +47,8 @@ COMPACT_AT = 0.75
 
 
 class LocalEngine:
-    """Engine over `AutoModelForCausalLM`. Options: `threads`, `gemm_mode` (`fast` or `exact`)."""
+    """Engine over `AutoModelForCausalLM`. Options: `threads`, `gemm_mode` (`fast` or `exact`), `execution` (`auto`,
+    the default, `native` or `emulated`; see `precision.apply`)."""
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
         from transformers.utils import logging
@@ -92,9 +93,10 @@ class LocalEngine:
     def open(self, arm: Arm) -> "Iterator[LocalSession]":
         """Load the arm over its model's weights; they are restored exactly when the context ends."""
         mode = self._options.get("gemm_mode", "fast")
+        execution = self._options.get("execution", "auto")
         model, what = self._loaded(arm)
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
-        with apply(model, what, gemm_mode=mode) as applied, torch.no_grad():
+        with apply(model, what, execution, mode) as applied, torch.no_grad():
             yield LocalSession(self, model, applied.realised)
 
     def _folder_of(self, arm: Arm) -> Path:

@@ -79,10 +79,10 @@ class Arm:
             return values.to(self._quantised_dtype)
         return values.bfloat16().to(self._quantised_dtype)
 
-    def _static(self, scale: StaticScale) -> SharedInput:
+    def _static(self, scale: StaticScale) -> SharedInput[Tensor]:
         return SharedInput(lambda x: self._quantise_input(x, scale))
 
-    def _input(self, gemm: Gemm) -> SharedInput:
+    def _input(self, gemm: Gemm) -> SharedInput[Tensor]:
         """What turns the input of a layer into its operand."""
         if not gemm.quantised:
             return self._plain_input
@@ -91,18 +91,20 @@ class Arm:
 
     def _operand(self, gemm: Gemm) -> Tensor:
         """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""
-        weight = gemm.weight.detach()
-        if gemm.quantised and self._shipped and self.exact:
-            weight = self._shipped.exact[gemm.name].to(weight.device)
-        if getattr(gemm.module, "is_transposed", False):
-            weight = weight.transpose(-1, -2)
+        exact = self._shipped.exact[gemm.name] if gemm.quantised and self._shipped and self.exact else None
+        weight = master_weight(gemm, exact)
         if gemm.quantised and self.recipe.weights is not None and self._shipped is None:
             weight = self._quantise_weight(gemm.name, weight)
         self.operands[gemm.name] = weight.to(self._quantised_dtype if gemm.quantised else self._plain_dtype)
         return self.operands[gemm.name]
 
     def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
-        """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
+        """Dequantised weight: FP32 in `exact`, BF16 in `fast`."""
+        dtype = torch.float32 if self.exact else torch.bfloat16
+        return torch.stack([dequantize(q, dtype) for q in self._codes(name, weight)]).view(weight.shape)
+
+    def _codes(self, name: str, weight: Tensor) -> list[Quantized]:
+        """The codes and scales of a weight; each expert is a matrix of its own."""
         done = [quantise_matrix(matrix, self.recipe) for matrix in weight.reshape(-1, *weight.shape[-2:]).unbind()]
         counts = {key: sum(q.counts[key] for q in done) for key in done[0].counts}
         if counts["nonfinite_blocks"]:
@@ -111,12 +113,11 @@ class Arm:
                 "damaged; load it again or compare its hash."
             )
         self.counts[name] = counts
-        dtype = torch.float32 if self.exact else torch.bfloat16
-        return torch.stack([dequantize(q, dtype) for q in done]).view(weight.shape)
+        return done
 
     def _linear(self, gemm: Gemm) -> Forward:
         weight = self._operand(gemm)
-        bias = _bias(gemm.module, "bias", weight.dtype)
+        bias = bias_of(gemm.module, "bias", weight.dtype)
         convert = self._input(gemm)
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name for it
@@ -145,7 +146,7 @@ class Arm:
     def _expert(self, gemm: Gemm) -> Callable[[int, Tensor], Tensor]:
         """(expert, tokens) -> the projection of those tokens by that expert, BF16."""
         weight = self._operand(gemm)
-        bias = _bias(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
+        bias = bias_of(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
         convert = self._input(gemm)
 
         def project(expert: int, x: Tensor) -> Tensor:
@@ -164,7 +165,13 @@ def quantise_matrix(matrix: Tensor, recipe: Recipe) -> Quantized:
     return quantize_as(matrix, recipe.weights)
 
 
-def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
+def master_weight(gemm: Gemm, values: Tensor | None = None) -> Tensor:
+    """The weight, (out, in) or (experts, out, in), however the module keeps it. `values`: in its place, laid out so."""
+    weight = gemm.weight.detach() if values is None else values.to(gemm.weight.device)
+    return weight.transpose(-1, -2) if getattr(gemm.module, "is_transposed", False) else weight
+
+
+def bias_of(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
     """A layer's bias in the dtype of its operands, or None."""
     bias = getattr(module, name, None)
     return bias.detach().to(dtype) if isinstance(bias, Tensor) else None

@@ -49,13 +49,16 @@ def _precision(run: JudgedRun, arm_id: str) -> Precision:
 def _ran(ran: Realised | None, absent: str) -> tuple[tuple[str, str], ...]:
     names = ("Recipe that ran", "Execution", "Matrix multiplication", "Operands", "Log-softmax", "Device",
              "Threads a worker", "Modules quantised", "Parameters quantised", "Multiply-adds quantised",
-             "Counts over the weights")  # fmt: skip
+             "Counts over the weights", "Native kernels seen", "Share of FP8 kernels",
+             "Scales in the kernel")  # fmt: skip
     if ran is None:
         return tuple((name, absent) for name in names)
     counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in sorted(ran.counts.items()))
     values = (ran.recipe, ran.execution, ran.kernel, ran.gemm_mode, ran.logits_dtype, ran.device, str(ran.threads),
               text.count(len(ran.modules)), text.percent(ran.params_quantised), text.percent(ran.macs_quantised),
-              counts or "none")  # fmt: skip
+              counts or "none", ", ".join(ran.kernels) or "none",
+              "-" if ran.kernel_share is None else text.percent(ran.kernel_share),
+              ran.scale_storage or "-")  # fmt: skip
     return tuple(zip(names, values, strict=True))
 
 

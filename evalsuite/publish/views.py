@@ -83,6 +83,8 @@ class View:
     def unmeasured(self) -> str:
         """Why speed and energy have no value."""
         kinds = {self.run.execution(arm) for arm in (self.run.manifest.spec.baseline, self.arm.id)}
+        if "native-unproven" in kinds:
+            return "kernel not proven"
         return "emulated arm" if kinds & {"emulated", "mixed"} else "no timed windows in this run"
 
     def absence(self, gate: Decision) -> Reading:
@@ -160,10 +162,12 @@ class View:
         notes = {
             "emulated": "the candidate's arithmetic was emulated: accuracy is true, speed and energy are not measured",
             "native": "the candidate's arithmetic ran on hardware",
+            "native-unproven": "native kernels were called, but FP8 kernels were not seen to do the work",
             "mixed": "cells ran differently: compare them on the Run page",
             None: "not recorded in the imported logs" if self.run.imported else "no cell of the candidate has run",
         }
-        return Doubt("Execution", kind or "not known", notes[kind], "warning" if kind in (None, "mixed") else "fine")
+        sure = kind in ("native", "emulated")
+        return Doubt("Execution", kind or "not known", notes[kind], "fine" if sure else "warning")
 
     def _attempt(self) -> Doubt:
         attempt = self.decision.attempt

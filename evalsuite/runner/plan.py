@@ -79,6 +79,9 @@ def _resume_key(arm: Arm, workload: Workload, spec: RunSpec, software: dict[str,
     parts = [arm.digest(), workload.digest, spec.engine, json.dumps(spec.engine_options, sort_keys=True),
              spec.sampling[workload.mode].digest(), str(torch.get_num_threads()),
              json.dumps(versions, sort_keys=True)]  # fmt: skip
+    if torch.accelerator.is_available():
+        # FP8 may be native there and emulated here: such samples are not continued on another kind of device.
+        parts.append(str(torch.accelerator.current_accelerator()))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
