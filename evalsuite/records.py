@@ -143,6 +143,15 @@ class Sampling(Noun):
     """Samples an item; seeds come from (item hash, repeat)."""
 
 
+class DivergenceSpec(Noun):
+    """How much of the baseline's answers every arm reads, to hold next-token distributions against each other."""
+
+    tokens: int = Field(default=20_000, ge=0)
+    """Tokens (prompts included) an arm and mode; 0 measures none."""
+    top_k: int = Field(default=64, ge=1)
+    """Tokens of the vocabulary kept one by one, likeliest first; all others are one bucket."""
+
+
 class PublishSpec(Noun):
     """What may be published."""
 
@@ -173,6 +182,7 @@ class RunSpec(Noun):
     seed: int = 0
     """Seeds the order of items and everything drawn."""
     publish: PublishSpec = PublishSpec()
+    divergence: DivergenceSpec = DivergenceSpec()
 
     def arm(self, arm_id: str) -> Arm:
         """The arm of that id; KeyError if there is none."""
@@ -225,6 +235,13 @@ SAMPLE_COLUMNS: dict[str, str] = {
 """Columns of `samples.parquet` and their Arrow types (meaning: results/README.md). Never a wall-clock time."""
 
 
+DIVERGENCE_COLUMNS: dict[str, str] = {
+    "task": "string", "item_id": "string", "item_hash": "string", "position": "int32", "token": "int32",
+    "thinking": "bool", "kl": "float64", "same_top": "bool", "logprob_base": "float64", "logprob": "float64",
+}  # fmt: skip
+"""Columns of `divergence.parquet`, one row a token of the baseline's answers."""
+
+
 class Realised(Noun):
     """What really ran, as the engine reports it; a mismatch with the recipe fails the cell."""
 
@@ -274,6 +291,7 @@ FINDINGS: dict[str, str] = {
     "TRUNCATED": "Answers were cut by the generation budget.",
     "UNPARSABLE": "Answers in which the filter found nothing; they count as wrong.",
     "TIES": "More than 1 % of multiple-choice items are ties in the best log-likelihood.",
+    "DIVERGED": "Next-token distributions are far from the baseline's; a warning, never a verdict.",
     "MISSING": "Planned items without a sample.",
     "CELL_FAILED": "A cell failed; its items are missing.",
     "LIMITED": "The run used --limit: a plan of its own, not the suite's.",
@@ -306,6 +324,8 @@ class CellRecord(Noun):
     samples_sha256: str | None = None
     seconds: float = 0.0
     """Wall time spent answering, over all sessions; loading is not in it."""
+    divergence_sha256: str | None = None
+    """Of `divergence.parquet`; None where it was not measured."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -523,6 +543,66 @@ class Excess(Noun):
     """For people."""
 
 
+class PositionBin(Noun):
+    """Divergence of the tokens from `first` up to the next bin's first, counted from the beginning of the answer."""
+
+    first: int
+    n_tokens: int
+    mean_kl: float
+    same_top: float
+
+
+class Divergence(Noun):
+    """How far the candidate's next-token distributions are from the baseline's along the baseline's answers (nats)."""
+
+    task: str | None
+    """None for all tasks of the mode together."""
+    n_sequences: int
+    n_tokens: int
+    mean_kl: float
+    ci: tuple[float, float] | None
+    """90 % interval of the mean, with answers as the unit; None where it cannot be had."""
+    median_kl: float
+    p99_kl: float
+    p999_kl: float
+    max_kl: float
+    same_top: float
+    """Share of tokens with the same likeliest token."""
+    mean_dp: float
+    """Mean change of the probability of the token that the baseline wrote."""
+    rms_dp: float
+    ppl_ratio: float
+    """Perplexity of the baseline's answers under the candidate over that under the baseline."""
+    noise_kl: float | None
+    """Mean KL divergence of the noise-floor arm on the same tokens."""
+    noise_ratio: float | None
+    level: Literal["info", "warning", "alert"]
+    """Heuristic; never part of a verdict."""
+    bins: tuple[PositionBin, ...]
+
+
+class Endpoint(Noun):
+    """Something besides accuracy that may get worse. It warns; it changes no verdict."""
+
+    name: Literal["unparsable", "truncated", "length ratio", "soft accuracy", "gold log-likelihood"]
+    n: int
+    base: float
+    """Mean in the baseline: a share, tokens, or nats."""
+    cand: float
+    change: float
+    """Candidate minus baseline; for the length ratio candidate over baseline (geometric mean)."""
+    ci: tuple[float, float]
+    """90 % interval of the change."""
+    limit: tuple[float, float] | None
+    """Range that the change may lie in."""
+    p: float | None
+    """Of "the change lies outside the range"."""
+    state: Literal["held", "broken", "open", "shown"]
+    """`held` and `broken` are shown at 5 %, `open` is neither, `shown` has no limit."""
+    spread: float | None = None
+    """Standard deviation over items, where it is of interest."""
+
+
 class SuiteDecision(Noun):
     """The release decision for one model, candidate and mode: pooled, guards and certificates together."""
 
@@ -537,6 +617,9 @@ class SuiteDecision(Noun):
     """Two-sided exact McNemar p of the noise floor."""
     excess: Excess | None = None
     """Flips beyond the noise; None without a noise floor."""
+    endpoints: tuple[Endpoint, ...] = ()
+    divergence: tuple[Divergence, ...] = ()
+    """All tasks together, then each; empty where it was not measured."""
     attempt: int = 1
     """Which run of the same question in this store this is."""
     sentence: str

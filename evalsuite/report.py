@@ -25,9 +25,22 @@ def judgement_view(manifest: Manifest, judgement: Judgement) -> RenderableType:
         parts += [Text(f"\n{MARKS[decision.verdict]} {decision.sentence}"), _gates(decision)]
         if decision.excess is not None:
             parts.append(Text(f"noise  {decision.excess.sentence}", "dim"))
+        parts += [Text(line, "dim") for line in _beside(decision)]
     if not judgement.decisions:
         parts.append(Text(f"{MARKS[judgement.verdict]} {judgement.verdict}: nothing to judge in this run."))
     return Group(*parts, *_findings(judgement))
+
+
+def _beside(decision: SuiteDecision) -> list[str]:
+    """What warns beside the verdict: divergence, and endpoints that are not held."""
+    lines = []
+    if decision.divergence:
+        one = decision.divergence[0]
+        noise = "" if one.noise_ratio is None else f" ({one.noise_ratio:,.1f} times the noise)"
+        lines.append(f"divergence  mean KL {one.mean_kl:.2e}{noise}, 99.9 % {one.p999_kl:.2g}, same top token "
+                     f"{_percent(one.same_top)} %, {one.n_tokens:,} tokens; warns, never certifies")  # fmt: skip
+    broken = [point for point in decision.endpoints if point.state == "broken"]
+    return lines + [f"{p.name}  {p.change:+.3f} [{p.ci[0]:+.3f}, {p.ci[1]:+.3f}], beyond its limit" for p in broken]
 
 
 def _findings(judgement: Judgement) -> list[RenderableType]:

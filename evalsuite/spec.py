@@ -17,7 +17,17 @@ from evalsuite.engines import ENGINES, OPTIONS
 from evalsuite.errors import SuiteError, UsageError, did_you_mean
 from evalsuite.located import Located, read, validate
 from evalsuite.precision.recipes import AS_SHIPPED, RECIPES
-from evalsuite.records import Arm, DecisionSpec, Mode, ModelRef, PublishSpec, RunSpec, Sampling, TaskSpec
+from evalsuite.records import (
+    Arm,
+    DecisionSpec,
+    DivergenceSpec,
+    Mode,
+    ModelRef,
+    PublishSpec,
+    RunSpec,
+    Sampling,
+    TaskSpec,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+-]*(\.[A-Za-z0-9_@+-]+)*")
 """What an arm or task may be called: it becomes part of a folder name."""
@@ -86,6 +96,7 @@ class SuiteFile(_Strict):
     tasks: list[Any] = Field(min_length=1)
     decision: DecisionSpec
     publish: PublishSpec = PublishSpec()
+    divergence: DivergenceSpec = DivergenceSpec()
     limits: Limits = Limits()
     chat: Literal["on", "off"] = "on"
     seed: int = 0
@@ -168,7 +179,7 @@ def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, override
         engine=engine, engine_options=suite.engine.options, datasets={**_folders(located, suite), **overrides.datasets},
         sampling={"direct": suite.sampling.direct, "thinking": suite.sampling.thinking}, chat=suite.chat == "on",
         limit=overrides.limit or suite.limit, limited=overrides.limit is not None, seed=suite.seed,
-        publish=suite.publish,
+        publish=suite.publish, divergence=suite.divergence,
     )  # fmt: skip
 
 

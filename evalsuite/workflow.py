@@ -191,7 +191,7 @@ def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:
     earlier = [run.manifest for run in runs if run.manifest.created < own.created]
     asked = [question(manifest, arm.id) for manifest in earlier for arm in manifest.spec.candidates]
     attempts = {arm.id: 1 + asked.count(question(own, arm.id)) for arm in own.spec.candidates}
-    return judge_run(own, stored.samples(list(COLUMNS)), attempts)
+    return judge_run(own, stored.samples(list(COLUMNS)), attempts, stored.divergence())
 
 
 def question(manifest: Manifest, candidate: str) -> str:

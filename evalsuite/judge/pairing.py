@@ -31,6 +31,7 @@ FLAGS = ("correct", "parsed", "truncated", "tie")
 COLUMNS = (
     "task", "item_hash", "prompt_hash", "arm", "mode", "repeat", "position", "correct", "parsed", "truncated",
     "n_output_tokens", "choice_loglikelihoods", "tie", "prediction",
+    "gold_loglikelihood",
 )  # fmt: skip
 """Columns of `samples.parquet` that judging reads; loading only these keeps the texts out of memory."""
 
@@ -49,6 +50,12 @@ class Column:
     """Code of the first repeat's answer, 0 for an unparsable one, -1 without a row; None: not in the samples."""
     tokens: FloatArray
     """Output tokens of the first repeat; NaN where unknown."""
+    generated: BoolArray
+    """The first repeat is text, not a choice by log-likelihood."""
+    gold: FloatArray
+    """Log-likelihood of the right option, first repeat; NaN for generated answers."""
+    soft: FloatArray
+    """Its probability among the options."""
     open: BoolArray
     """Not answered as often as planned because the arm's cell has not ended."""
     repeats: int
@@ -170,6 +177,7 @@ def _columns(rows: pd.DataFrame, item: IntArray, owed: dict[str, IntArray]) -> d
     values: dict[str, NDArray[Any]] = {name: _flags(rows[name]) for name in FLAGS}
     values |= {name: rows[name].to_numpy(np.int64) for name in ("repeat", "position")}
     values["item"], values["prompt"] = item, pd.factorize(rows["prompt_hash"])[0].astype(np.int64)
+    values["generated"], values["gold"], values["soft"] = _choices(rows)
     if "prediction" in rows:
         values["answer"] = pd.factorize(rows["prediction"])[0].astype(np.int64) + 1
     values["tokens"] = pd.to_numeric(rows["n_output_tokens"]).to_numpy(np.float64, na_value=np.nan)
@@ -205,6 +213,9 @@ def _column(rows: dict[str, NDArray[Any]], owed: IntArray) -> Column:
         prompt=place("prompt", -1),
         answer=place("answer", -1) if "answer" in rows else None,
         tokens=place("tokens", np.nan),
+        generated=place("generated", False),
+        gold=place("gold", np.nan),
+        soft=place("soft", np.nan),
         open=tries < owed,
         repeats=int(tries.max()) if n else 0,
         duplicates=int(np.count_nonzero(~fresh)),
@@ -214,6 +225,25 @@ def _column(rows: dict[str, NDArray[Any]], owed: IntArray) -> Column:
 def _flags(column: "pd.Series[Any]") -> BoolArray:
     """A column of true, false and unknown as an array; unknown counts as false."""
     return column.to_numpy(bool) if column.dtype == bool else column.isin([True]).to_numpy(bool)
+
+
+def _choices(rows: pd.DataFrame) -> tuple[BoolArray, FloatArray, FloatArray]:
+    """(is text, log-likelihood of the right option, its probability among the options) of each row."""
+    gold, soft = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    if "choice_loglikelihoods" not in rows or "gold_loglikelihood" not in rows:
+        return np.ones(len(rows), bool), gold, soft
+    scored = rows["choice_loglikelihoods"].notna().to_numpy(bool)
+    if scored.any():
+        gold[scored] = pd.to_numeric(rows["gold_loglikelihood"])[scored].to_numpy(np.float64, na_value=np.nan)
+        lists = rows["choice_loglikelihoods"].to_numpy()[scored]
+        lengths = np.array([max(1, len(one)) for one in lists])
+        flat = np.concatenate([np.asarray(one, np.float64) if len(one) else np.array([np.nan]) for one in lists])
+        starts = np.append(0, np.cumsum(lengths)[:-1])
+        top = np.maximum.reduceat(flat, starts)
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = np.add.reduceat(np.exp(flat - np.repeat(top, lengths)), starts)
+            soft[scored] = np.exp(gold[scored] - top) / total
+    return ~scored, gold, soft
 
 
 def finite(rows: pd.DataFrame) -> BoolArray:

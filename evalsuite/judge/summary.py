@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from evalsuite.judge.divergence import divergence_findings, divergences
+from evalsuite.judge.endpoints import endpoints
 from evalsuite.judge.exact import wilson
 from evalsuite.judge.findings import pair_findings, run_findings
 from evalsuite.judge.noise import excess_flips
@@ -36,12 +38,16 @@ MODES: tuple[Mode, ...] = ("direct", "thinking")
 
 
 def judge_run(
-    manifest: Manifest, samples: pd.DataFrame, attempts: Mapping[str, int] | None = None
+    manifest: Manifest,
+    samples: pd.DataFrame,
+    attempts: Mapping[str, int] | None = None,
+    divergence: pd.DataFrame | None = None,
 ) -> Judgement:
     """Judge one run.
 
     `samples`: rows of `samples.parquet` of all cells, in any order; only `pairing.COLUMNS` are read. `attempts`:
-    candidate -> which run of the same question this is (1 where it is not named). The same manifest and samples always
+    candidate -> which run of the same question this is (1 where it is not named). `divergence`: rows of all cells, with
+    their `arm` and `mode`, where it was measured. The same manifest and samples always
     give the same judgement. ValueError for an impossible plan; bad data is not an error but an INVALID decision.
     """
     samples = samples[[column for column in COLUMNS if column in samples]]
@@ -53,7 +59,8 @@ def judge_run(
         if not views.planned:
             continue
         numbered = [(arm.id, (attempts or {}).get(arm.id, 1)) for arm in manifest.spec.candidates]
-        decisions += [_judge_candidate(manifest, views, arm, attempt) for arm, attempt in numbered]
+        made = [_judge_candidate(manifest, views, arm, attempt) for arm, attempt in numbered]
+        decisions += [_with_divergence(manifest, decision, divergence) for decision in made]
         arms += [row for arm in manifest.spec.arms for row in _summaries(manifest, views.of(arm.id), arm.id)]
     found = [finding for decision in decisions for finding in decision.findings]
     return Judgement(
@@ -136,10 +143,21 @@ def _judge_candidate(manifest: Manifest, views: _Views, candidate: str, attempt:
     noise = _noise(pair(views.of(baseline, noise_arm.id), baseline, noise_arm.id)) if noise_arm is not None else None
     findings = pair_findings(manifest, grid, (baseline, candidate), pairing)
     decision = decide_suite(pooled, tasks, noise, findings, attempt)
-    if noise_arm is None:
+    beside: dict[str, object] = {"endpoints": endpoints(grid, baseline, candidate)}
+    if noise_arm is not None:
+        all_three = views.of(baseline, noise_arm.id, candidate)
+        beside["excess"] = excess_flips(all_three, baseline, noise_arm.id, candidate)
+    return decision.model_copy(update=beside)
+
+
+def _with_divergence(manifest: Manifest, decision: SuiteDecision, rows: pd.DataFrame | None) -> SuiteDecision:
+    """Add what the divergence passes found."""
+    if rows is None:
         return decision
-    all_three = views.of(baseline, noise_arm.id, candidate)
-    return decision.model_copy(update={"excess": excess_flips(all_three, baseline, noise_arm.id, candidate)})
+    subject, noise = decision.pooled.subject, manifest.spec.noise_arm
+    found = divergences(rows, (subject.candidate, noise.id if noise else None), subject.mode)
+    findings = (*decision.findings, *divergence_findings(found, subject.candidate))
+    return decision.model_copy(update={"divergence": found, "findings": findings})
 
 
 def _refusal(pairing: Pairing, subject: Subject) -> str | None:

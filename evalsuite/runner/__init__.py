@@ -1,18 +1,20 @@
 """The measuring half from top to bottom: a `RunSpec` in, a stored run out.
 
 `run` reads as the program: load the tasks, build all prompts once, write the plan before the first item (`plan`), then
-leg by leg (`legs`: what one arm does at a stretch), cell by cell, group by group into the journal (`cells`). A failed
-cell is recorded and the rest goes on. Nothing here knows of verdicts; whoever calls hands in `stop()`, which ends the
-run between two groups, and `decided()`, which names the candidates of a sequential run that need no more items.
+leg by leg (`legs`: what one arm does at a stretch), cell by cell, group by group into the journal (`cells`), and last
+the `divergence` of the arms along the baseline's answers. A failed cell is recorded and the rest goes on. Nothing here
+knows of verdicts; whoever calls hands in `stop()`, which ends the run between two groups, and `decided()`, which names
+the candidates of a sequential run that need no more items.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from evalsuite.engines import ENGINES, Engine
 from evalsuite.errors import CannotRunError
-from evalsuite.harness import draw_sequences, load_sources, prepare
+from evalsuite.harness import Workload, draw_sequences, load_sources, prepare
 from evalsuite.records import RunSpec
-from evalsuite.runner import cells, legs, plan
+from evalsuite.runner import cells, divergence, legs, plan
 from evalsuite.runner.job import Job, Reporter
 from evalsuite.store import RunWriter, StoredRun
 
@@ -47,19 +49,19 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None, more: int = 0)
         if more:
             work = prepare(spec, engine, sources, longer)
             plan.extend(writer, plan.manifest(spec, work, longer, found, job.command))
-        return _measure(writer, engine, legs.of(writer, work, job), job)
+        return _measure(writer, engine, work, job)
     finally:
         writer.close()
 
 
-def _measure(writer: RunWriter, engine: Engine, todo: legs.Legs, job: Job) -> StoredRun:
+def _measure(writer: RunWriter, engine: Engine, work: Sequence[Workload], job: Job) -> StoredRun:
     total: dict[str, int] = defaultdict(int)
     done: dict[str, int] = defaultdict(int)
     for record in writer.manifest.cells.values():
         total[record.cell.mode] += record.n_planned
         done[record.cell.mode] += cells.answered(writer, record)
     job.reporter.start(total, done)
-    for leg in todo:
+    for leg in legs.of(writer, work, job):
         pieces = [piece for piece in leg.pieces if not cells.is_done(writer, leg.arm, piece)]
         if not pieces or job.stop():
             continue
@@ -72,6 +74,7 @@ def _measure(writer: RunWriter, engine: Engine, todo: legs.Legs, job: Job) -> St
         except CannotRunError as error:
             for piece in pieces:
                 cells.fail(writer, leg.arm, piece, str(error))
+    divergence.measure(writer, engine, work, job)
     states = {record.status for record in writer.manifest.cells.values()}
     whole = "interrupted" if job.stop() and states - {"done"} else "done" if states == {"done"} else "partial"
     writer.update(status=whole)
