@@ -31,14 +31,23 @@ def seeded_order(n: int, seed: int, name: str) -> list[int]:
     return order
 
 
-def cut(sizes: Sequence[Size], budget: int = GROUP_TOKENS, *, noise: bool = False) -> list[tuple[int, ...]]:
+def windows(n: int) -> tuple[int, ...]:
+    """Where the windows of `n` items end."""
+    return tuple(min(end, n) for end in range(WINDOW, n + WINDOW, WINDOW))
+
+
+def cut(
+    sizes: Sequence[Size], budget: int = GROUP_TOKENS, *, noise: bool = False, ends: Sequence[int] | None = None
+) -> list[tuple[int, ...]]:
     """Groups of positions (indices into `sizes`, which stand in the seeded order).
 
     With `noise`, positions are permuted inside each window first and the budget is halved: other batches, other order.
+    `ends`: where windows end, instead of every `WINDOW` items.
     """
     groups: list[tuple[int, ...]] = []
-    for start in range(0, len(sizes), WINDOW):
-        window = list(range(start, min(start + WINDOW, len(sizes))))
+    ends = windows(len(sizes)) if ends is None else ends
+    for start, end in zip((0, *ends), ends, strict=False):
+        window = list(range(start, end))
         if noise:
             random.Random(f"noise:{start}").shuffle(window)
         else:

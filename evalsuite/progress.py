@@ -37,9 +37,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, total: dict[str, int], done: int) -> None:
-        """Items to do by mode, and how many of all are already there."""
-        self._left, self._total, self._done = dict(total), sum(total.values()), done
+    def start(self, total: dict[str, int], done: dict[str, int]) -> None:
+        """Items by mode, and how many of them are already there."""
+        self._left = {mode: n - done.get(mode, 0) for mode, n in total.items()}
+        self._total, self._done = sum(total.values()), sum(done.values())
         if not self._live:
             return
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -47,7 +48,7 @@ class Progress:
 
         name, pace = TextColumn("{task.description}"), TextColumn("{task.fields[pace]}")
         self._bar = Bar(name, BarColumn(), MofNCompleteColumn(), pace, console=self._console, transient=True)
-        self._task = self._bar.add_task("", total=self._total, completed=done, pace="")
+        self._task = self._bar.add_task("", total=self._total, completed=self._done, pace="")
         self._bar.start()
 
     def cell(self, cell: Cell, n_items: int) -> None:
@@ -68,6 +69,13 @@ class Progress:
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             self.note(f"{self._done} of {self._total} items, {self._pace()} ({self._name})")
+
+    def spare(self, cell: Cell, n_items: int) -> None:
+        """A decided cell needs fewer items."""
+        self._left[cell.mode] = max(0, self._left[cell.mode] - n_items)
+        self._total -= n_items
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._total)
 
     def note(self, text: str) -> None:
         """One line, above the bar."""

@@ -54,7 +54,8 @@ class Quant(Noun):
     amax_floor: float = 1e-4
     """Smallest amax used for a scale (DeepSeek's kernels: 1e-4)."""
     static: bool = False
-    """The scale is a constant of each layer, made from the recipe's `calibration`; larger elements clip."""
+    """The scale is a constant of each layer, made from the recipe's `calibration` or shipped with a checkpoint; larger
+    elements clip."""
 
 
 DEFAULT_EXCLUDE = (
@@ -94,8 +95,8 @@ class Recipe(Noun):
     id: str
     label: str
     """For people."""
-    compute: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of everything that is not quantised."""
+    compute: Literal["bf16", "fp32", "unknown"] = "bf16"
+    """Arithmetic of everything that is not quantised; `unknown` only where a log of another program does not say."""
     weights: Quant | None = None
     weights_via: Quant | None = None
     """Weights are quantised and dequantised by this first: a checkpoint in one format converted to another."""
@@ -104,6 +105,11 @@ class Recipe(Noun):
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
     calibration: Calibration | None = None
     """Only with static activation scales: the engine adds it, for the model and the texts that the arm names."""
+
+    @property
+    def static(self) -> bool:
+        """Whether activation scales are constants."""
+        return self.activations is not None and self.activations.static
 
 
 class ModelRef(Noun):
@@ -157,15 +163,28 @@ class DecisionSpec(Noun):
     alpha: float = 0.05
     design: Literal["fixed", "sequential"] = "fixed"
     estimand: Literal["population", "benchmark"] = "population"
+    psi_plan: float = 0.05
+    """Expected share of items whose correctness differs between the arms: sets the stakes of the sequential design."""
+    window: int = Field(default=512, ge=1)
+    """Sequential design: items of a mode between two looks."""
 
 
 class Sampling(Noun):
     """How tokens are chosen. Temperature 0 is greedy."""
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    k: int = 1
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    k: int = Field(default=1, ge=1)
     """Samples an item; seeds come from (item hash, repeat)."""
+
+
+class DivergenceSpec(Noun):
+    """How much of the baseline's answers every arm reads, to hold next-token distributions against each other."""
+
+    tokens: int = Field(default=20_000, ge=0)
+    """Tokens (prompts included) an arm and mode; 0 measures none."""
+    top_k: int = Field(default=64, ge=1)
+    """Tokens of the vocabulary kept one by one, likeliest first; all others are one bucket."""
 
 
 class PublishSpec(Noun):
@@ -198,10 +217,17 @@ class RunSpec(Noun):
     seed: int = 0
     """Seeds the order of items and everything drawn."""
     publish: PublishSpec = PublishSpec()
+    divergence: DivergenceSpec = DivergenceSpec()
 
     def arm(self, arm_id: str) -> Arm:
         """The arm of that id; KeyError if there is none."""
         return {arm.id: arm for arm in self.arms}[arm_id]
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes that any task has, direct first."""
+        both: tuple[Mode, ...] = ("direct", "thinking")
+        return tuple(mode for mode in both if any(mode in task.modes for task in self.tasks))
 
     @property
     def candidates(self) -> tuple[Arm, ...]:
@@ -244,13 +270,22 @@ SAMPLE_COLUMNS: dict[str, str] = {
 """Columns of `samples.parquet` and their Arrow types (meaning: results/README.md). Never a wall-clock time."""
 
 
+DIVERGENCE_COLUMNS: dict[str, str] = {
+    "task": "string", "item_id": "string", "item_hash": "string", "position": "int32", "token": "int32",
+    "thinking": "bool", "kl": "float64", "same_top": "bool", "logprob_base": "float64", "logprob": "float64",
+}  # fmt: skip
+"""Columns of `divergence.parquet`, one row a token of the baseline's answers."""
+
+
 class Realised(Noun):
     """What really ran, as the engine reports it; a mismatch with the recipe fails the cell."""
 
     recipe: str
     """Id of the recipe that ran."""
-    execution: Literal["native", "emulated"]
-    """`native`: the arithmetic named by the recipe ran on hardware. `emulated`: true accuracy, no speed, no joules."""
+    execution: Literal["native", "native-unproven", "emulated"]
+    """`native`: the arithmetic named by the recipe ran on hardware. `native-unproven`: a scaled kernel was called, but
+    the profiler saw FP8 kernels for less than 95 % of the time of its matrix multiplications; treat it as `emulated`.
+    `emulated`: true accuracy, no speed, no joules."""
     kernel: str
     """Which matrix multiplication ran, e.g. `linear-bf16`, `linear-fp32-accumulate-bf16`."""
     gemm_mode: Literal["none", "fast", "exact"]
@@ -272,6 +307,12 @@ class Realised(Noun):
     """The same by module; zeros are left out."""
     calibration: Calibration | None = None
     """What static activation scales were made from."""
+    scale_storage: Literal["fp32", "e8m0"] | None = None
+    """How scales reach a native kernel (on Hopper UE8M0 travels as FP32 powers of two); None where none ran."""
+    kernels: tuple[str, ...] = ()
+    """Native execution: the matrix multiplication kernels that the profiler saw in the quantised layers."""
+    kernel_share: float | None = None
+    """Share of those kernels' time that went into FP8 kernels, 0 to 1; None where the profiler saw none."""
 
 
 class Finding(Noun):
@@ -289,15 +330,22 @@ FINDINGS: dict[str, str] = {
     "TRUNCATED": "Answers were cut by the generation budget.",
     "UNPARSABLE": "Answers in which the filter found nothing; they count as wrong.",
     "TIES": "More than 1 % of multiple-choice items are ties in the best log-likelihood.",
+    "DIVERGED": "Next-token distributions are far from the baseline's; a warning, never a verdict.",
     "MISSING": "Planned items without a sample.",
     "CELL_FAILED": "A cell failed; its items are missing.",
     "LIMITED": "The run used --limit: a plan of its own, not the suite's.",
     "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
+    "KERNEL_UNPROVEN": "FP8 kernels were called, but the profiler did not see them do the work: no speed, no energy.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
     "NONFINITE_ACTIVATIONS": "Inputs of quantised layers held NaN or Inf; what was computed from them is worthless.",
     "CALIBRATION_EXCEEDED": "Inputs beyond the calibrated range were clipped by a static scale.",
+    "CHECKPOINT_MISDECLARED": "A quantised checkpoint's tensors are not as its configuration says; tensors count.",
+    "SCALES_ROUNDED_LATER": "A checkpoint's scales were made powers of two after its codes: its weights are wrong.",
     "BASELINE_AT_CHANCE": "The baseline is too near chance to lose anything.",
+    "IMPORTED": "Answers come from another program's logs; what those do not record is unknown.",
+    "NOT_COMPARABLE": "The two logs do not ask the same question (task version or items differ).",
+    "SETTINGS_DIFFER": "The two logs were made with different settings.",
 }
 """Every finding code and what it means. A code that is not here cannot be stored."""
 
@@ -322,10 +370,15 @@ class CellRecord(Noun):
     resume_key: str
     """Hash of everything that the samples depend on; a key that differs is recomputed, never reused."""
     n_planned: int
+    """Items that the cell is to answer; the first so many of its task's order where a sequential run stopped early."""
     n_done: int = 0
     error: str | None = None
     realised: Realised | None = None
     samples_sha256: str | None = None
+    seconds: float = 0.0
+    """Wall time spent answering, over all sessions; loading is not in it."""
+    divergence_sha256: str | None = None
+    """Of `divergence.parquet`; None where it was not measured."""
     findings: tuple[Finding, ...] = ()
     activations: Activity | None = None
     """Counts over the quantised activations; None where nothing was quantised or counted."""
@@ -355,6 +408,24 @@ class Plan(Noun):
     """Accuracy of guessing, for NO_SIGNAL."""
 
 
+class Sequence(Noun):
+    """How a sequential run draws the items of one mode, and how far its arms have come."""
+
+    order: tuple[int, ...]
+    """For each draw the index of its task among the suite's tasks that have the mode; items follow in task order."""
+    ends: tuple[int, ...]
+    """Draws up to the end of each window: where the run looks."""
+    done: dict[str, int] = Field(default_factory=dict)
+    """Arm -> windows that it has finished."""
+    stopped: tuple[str, ...] = ()
+    """Arms that go no further: decided candidates, and everyone once all candidates are."""
+
+    def reached(self, *arms: str) -> tuple[int, ...]:
+        """`order` up to the last window that all these arms have finished."""
+        windows = min(self.done.get(arm, 0) for arm in arms)
+        return self.order[: self.ends[windows - 1]] if windows else ()
+
+
 class Manifest(Noun):
     """`manifest.json` of a run: written before the first item, replaced atomically as cells finish."""
 
@@ -363,6 +434,8 @@ class Manifest(Noun):
     created: str
     """UTC, ISO 8601."""
     status: Literal["running", "done", "partial", "interrupted"]
+    provenance: Literal["measured", "imported", "declared"] = "measured"
+    """`measured` here; `imported` from another program's logs; `declared`: somebody said so."""
     spec: RunSpec
     spec_sha256: str
     plans: dict[str, Plan]
@@ -373,6 +446,8 @@ class Manifest(Noun):
     software: dict[str, str]
     cells: dict[str, CellRecord]
     """Cell key -> record."""
+    sequences: dict[Mode, Sequence] = Field(default_factory=dict)
+    """Mode -> how its items are drawn; empty for a fixed plan."""
     command: str | None = None
     """The command line that made the run, for reproduction."""
 
@@ -446,6 +521,143 @@ class Decision(Noun):
     guarantee: Literal["finite-sample", "anytime", "asymptotic"] = "finite-sample"
 
 
+class Gate(Noun):
+    """What one test of a plan can show: pooled, or a task."""
+
+    task: str | None
+    role: Literal["certify", "monitor"]
+    n: int
+    """Items that the plan asks."""
+    margin: float
+    psi: float
+    """Share of differing items that is assumed."""
+    psi_source: str
+    """`suite` (its psi_plan), or the run that it was measured in."""
+    n_required: int
+    """Items for 90 % power if nothing changes."""
+    n_floor: int
+    """Below this no valid test can say SAFE if no answer changes at all."""
+    power: float
+    """Probability of SAFE if nothing changes."""
+    power_at_half: float
+    """Probability of SAFE if half the margin is lost."""
+    certifiable: float | None
+    """Smallest margin that the items certify with 90 % power if nothing changes; None: none below one half."""
+    advice: str | None
+
+
+class ModePlan(Noun):
+    """What a suite can decide in one mode, before any compute."""
+
+    mode: Mode
+    pooled: Gate
+    tasks: tuple[Gate, ...]
+    joint_power: float
+    """Probability that the pool and every `certify` task are SAFE if nothing changes (taken as independent)."""
+    sequential_items: float | None
+    """Sequential design: items after which SAFE is expected if nothing changes (a median; 90 % end within twice)."""
+    seconds: float | None = None
+    """Wall time of all arms by the pace of earlier runs on this machine; None: never run here."""
+
+
+class SuitePlan(Noun):
+    """The forecast for one model: what `evalsuite plan` prints."""
+
+    suite: str
+    model: str
+    arms: tuple[str, ...]
+    modes: tuple[ModePlan, ...]
+    seconds: float | None
+    cost: float | None
+    """Seconds times the price an hour, in the price's currency; None without a price or a pace."""
+
+
+class Flips(Noun):
+    """Items on which two runs differ, between two runs of the baseline (`aa`) and from baseline to candidate (`ab`)."""
+
+    aa: float
+    """Share of items."""
+    ab: float
+    excess: float
+    """`ab` - `aa`."""
+    ci: tuple[float, float]
+    """90 % interval of the excess (paired t)."""
+    p: float
+    """One-sided exact sign test of "the candidate flips no more than the baseline does by itself"."""
+
+
+class Excess(Noun):
+    """How much of the candidate's flipping is noise: the triple test."""
+
+    n: int
+    """Items that both runs of the baseline and the candidate answered."""
+    correct: Flips
+    answers: Flips | None
+    """The same for the answer given; None where the samples do not hold it."""
+    sentence: str
+    """For people."""
+
+
+class PositionBin(Noun):
+    """Divergence of the tokens from `first` up to the next bin's first, counted from the beginning of the answer."""
+
+    first: int
+    n_tokens: int
+    mean_kl: float
+    same_top: float
+
+
+class Divergence(Noun):
+    """How far the candidate's next-token distributions are from the baseline's along the baseline's answers (nats)."""
+
+    task: str | None
+    """None for all tasks of the mode together."""
+    n_sequences: int
+    n_tokens: int
+    mean_kl: float
+    ci: tuple[float, float] | None
+    """90 % interval of the mean, with answers as the unit; None where it cannot be had."""
+    median_kl: float
+    p99_kl: float
+    p999_kl: float
+    max_kl: float
+    same_top: float
+    """Share of tokens with the same likeliest token."""
+    mean_dp: float
+    """Mean change of the probability of the token that the baseline wrote."""
+    rms_dp: float
+    ppl_ratio: float
+    """Perplexity of the baseline's answers under the candidate over that under the baseline."""
+    noise_kl: float | None
+    """Mean KL divergence of the noise-floor arm on the same tokens."""
+    noise_ratio: float | None
+    level: Literal["info", "warning", "alert"]
+    """Heuristic; never part of a verdict."""
+    bins: tuple[PositionBin, ...]
+
+
+class Endpoint(Noun):
+    """Something besides accuracy that may get worse. It warns; it changes no verdict."""
+
+    name: Literal["unparsable", "truncated", "length ratio", "soft accuracy", "gold log-likelihood"]
+    n: int
+    base: float
+    """Mean in the baseline: a share, tokens, or nats."""
+    cand: float
+    change: float
+    """Candidate minus baseline; for the length ratio candidate over baseline (geometric mean)."""
+    ci: tuple[float, float]
+    """90 % interval of the change."""
+    limit: tuple[float, float] | None
+    """Range that the change may lie in."""
+    p: float | None
+    """Of "the change lies outside the range"."""
+    state: Literal["held", "broken", "open", "shown"]
+    """`held` and `broken` are shown at 5 %, `open` is neither, `shown` has no limit."""
+    spread: float | None = None
+    """Standard deviation over items, where it is of interest."""
+
+
 class SuiteDecision(Noun):
     """The release decision for one model, candidate and mode: pooled, guards and certificates together."""
 
@@ -458,6 +670,11 @@ class SuiteDecision(Noun):
     """Baseline against baseline, all tasks of the mode; None without a noise floor."""
     noise_p: float | None = None
     """Two-sided exact McNemar p of the noise floor."""
+    excess: Excess | None = None
+    """Flips beyond the noise; None without a noise floor."""
+    endpoints: tuple[Endpoint, ...] = ()
+    divergence: tuple[Divergence, ...] = ()
+    """All tasks together, then each; empty where it was not measured."""
     attempt: int = 1
     """Which run of the same question in this store this is."""
     sentence: str

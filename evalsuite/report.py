@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evalsuite.records import Decision, Finding, Judgement, Manifest, SuiteDecision
+from evalsuite.records import Decision, Finding, Gate, Judgement, Manifest, SuiteDecision, SuitePlan
 
 WIDTH = 130
 """Columns that a table of gates needs; narrower terminals wrap whole lines rather than cut cells."""
@@ -23,9 +23,24 @@ def judgement_view(manifest: Manifest, judgement: Judgement) -> RenderableType:
     parts: list[RenderableType] = [Text(head, "bold")]
     for decision in judgement.decisions:
         parts += [Text(f"\n{MARKS[decision.verdict]} {decision.sentence}"), _gates(decision)]
+        if decision.excess is not None:
+            parts.append(Text(f"noise  {decision.excess.sentence}", "dim"))
+        parts += [Text(line, "dim") for line in _beside(decision)]
     if not judgement.decisions:
         parts.append(Text(f"{MARKS[judgement.verdict]} {judgement.verdict}: nothing to judge in this run."))
     return Group(*parts, *_findings(judgement))
+
+
+def _beside(decision: SuiteDecision) -> list[str]:
+    """What warns beside the verdict: divergence, and endpoints that are not held."""
+    lines = []
+    if decision.divergence:
+        one = decision.divergence[0]
+        noise = "" if one.noise_ratio is None else f" ({one.noise_ratio:,.1f} times the noise)"
+        lines.append(f"divergence  mean KL {one.mean_kl:.2e}{noise}, 99.9 % {one.p999_kl:.2g}, same top token "
+                     f"{_percent(one.same_top)} %, {one.n_tokens:,} tokens; warns, never certifies")  # fmt: skip
+    broken = [point for point in decision.endpoints if point.state == "broken"]
+    return lines + [f"{p.name}  {p.change:+.3f} [{p.ci[0]:+.3f}, {p.ci[1]:+.3f}], beyond its limit" for p in broken]
 
 
 def _findings(judgement: Judgement) -> list[RenderableType]:
@@ -70,19 +85,66 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
+def plan_view(plan: SuitePlan) -> RenderableType:
+    """What a suite can decide, mode by mode."""
+    parts: list[RenderableType] = [Text(f"\n{plan.suite}, {plan.model}: {', '.join(plan.arms)}", "bold")]
+    for mode in plan.modes:
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        heads = ("gate", "role", "items", "margin", "certifiable", "needed", "psi", "P(SAFE)", "at half", "")
+        for name in heads:
+            right = name not in ("gate", "role", "")
+            table.add_column(name, justify="right" if right else "left", header_style="dim", no_wrap=True)
+        for gate in (mode.pooled, *mode.tasks):
+            table.add_row(*_plan_row(gate))
+        sources = sorted({gate.psi_source for gate in (mode.pooled, *mode.tasks)})
+        known = "not known here: no earlier run of these arms" if mode.seconds is None else _duration(mode.seconds)
+        lines = ["needed: items for P(SAFE) of 90 % if nothing changes; at half: P(SAFE) if half the margin is lost",
+                 f"all that must be SAFE together: {100 * mode.joint_power:.0f} % if nothing changes",
+                 f"time {known}; psi (share of differing items) from: {', '.join(sources)}"]  # fmt: skip
+        if mode.sequential_items is not None:
+            lines.insert(1, f"sequential: SAFE expected after about {mode.sequential_items:,.0f} items if nothing "
+                            "changes (90 %: within twice as many)")  # fmt: skip
+        parts += [Text(f"\n{mode.mode} mode", "bold"), table, *(Text(line, "dim") for line in lines)]
+    if plan.cost is not None:
+        parts.append(Text(f"\ncost {plan.cost:,.2f} for {_duration(plan.seconds or 0)}"))
+    return Group(*parts)
+
+
+def _plan_row(gate: Gate) -> tuple[str, ...]:
+    certifiable = "-" if gate.certifiable is None else f"{100 * gate.certifiable:.1f}"
+    return (
+        gate.task or "pooled", gate.role, f"{gate.n:,}", f"{100 * gate.margin:.1f}", certifiable,
+        f"{gate.n_required:,}", f"{100 * gate.psi:.1f} %", f"{100 * gate.power:.0f} %",
+        f"{100 * gate.power_at_half:.0f} %", gate.advice or "",
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"
+
+
 def item_view(item: str, rows: Any) -> RenderableType:
     """One item: gold, then what each arm answered in each mode."""
     parts: list[RenderableType] = [Text(f"{item}   gold: {rows.iloc[0]['gold']}", "bold")]
     for row in rows.sort_values(["mode", "arm"]).to_dict("records"):
         mark = "right" if row["correct"] else "wrong" if row["parsed"] else "unparsable"
-        answer = "nothing found" if row["prediction"] is None else row["prediction"]
-        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}; {row['n_output_tokens']} tokens, "
-                          f"{row['finish_reason'] or 'scored'})", "bold"))  # fmt: skip
-        if row["output_text"] is not None:
+        answer = row["prediction"] if _known(row["prediction"]) else "nothing found"
+        ended = row["finish_reason"] if _known(row["finish_reason"]) else "scored"
+        count = f"; {int(row['n_output_tokens'])} tokens, {ended}" if _known(row["n_output_tokens"]) else ""
+        parts.append(Text(f"\n{row['arm']}, {row['mode']}: {answer} ({mark}{count})", "bold"))
+        if _known(row["output_text"]):
             parts.append(Text(row["output_text"]))
         if row["choice_loglikelihoods"] is not None:
             parts.append(Text("log-likelihoods: " + ", ".join(f"{v:.3f}" for v in row["choice_loglikelihoods"])))
     return Group(*parts)
+
+
+def _known(value: Any) -> bool:
+    """False for None and for NaN, which a data frame makes of it."""
+    return value is not None and bool(value == value)  # NaN is the one value that differs from itself
 
 
 def rows_view(rows: list[dict[str, Any]]) -> RenderableType:

@@ -16,8 +16,18 @@ from evalsuite import calibration, resources, tasks
 from evalsuite.engines import ENGINES, OPTIONS
 from evalsuite.errors import SuiteError, UsageError, did_you_mean
 from evalsuite.located import Located, read, validate
-from evalsuite.precision.recipes import needs_calibration, recipe
-from evalsuite.records import Arm, DecisionSpec, Mode, ModelRef, PublishSpec, RunSpec, Sampling, TaskSpec
+from evalsuite.precision.recipes import AS_SHIPPED, RECIPES, needs_calibration, recipe
+from evalsuite.records import (
+    Arm,
+    DecisionSpec,
+    DivergenceSpec,
+    Mode,
+    ModelRef,
+    PublishSpec,
+    RunSpec,
+    Sampling,
+    TaskSpec,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@+-]*(\.[A-Za-z0-9_@+-]+)*")
 """What an arm or task may be called: it becomes part of a folder name."""
@@ -88,6 +98,7 @@ class SuiteFile(_Strict):
     tasks: list[Any] = Field(min_length=1)
     decision: DecisionSpec
     publish: PublishSpec = PublishSpec()
+    divergence: DivergenceSpec = DivergenceSpec()
     limits: Limits = Limits()
     chat: Literal["on", "off"] = "on"
     seed: int = 0
@@ -141,8 +152,10 @@ def resolve(located: Located, overrides: Overrides | None = None) -> tuple[RunSp
                 ("engine", "options", option), f"unknown option '{option}'.{did_you_mean(option, OPTIONS[engine])}"
             )
     for mode in ("direct", "thinking"):
-        if getattr(suite.sampling, mode) != Sampling():
-            raise located.error(("sampling", mode), "only greedy decoding (temperature 0, k 1) is built yet.")
+        sampling = getattr(suite.sampling, mode)
+        if sampling.k > 1 and not sampling.temperature:
+            message = f"{sampling.k} samples at temperature 0 are all the same; set a temperature, or k: 1."
+            raise located.error(("sampling", mode), message)
     models = [overrides.model] if overrides.model else suite.model if isinstance(suite.model, list) else [suite.model]
     if not models:
         raise located.error(("model",), "the list is empty; name a model.")
@@ -168,7 +181,7 @@ def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, override
         engine=engine, engine_options=suite.engine.options, datasets={**_folders(located, suite), **overrides.datasets},
         sampling={"direct": suite.sampling.direct, "thinking": suite.sampling.thinking}, chat=suite.chat == "on",
         limit=overrides.limit or suite.limit, limited=overrides.limit is not None, seed=suite.seed,
-        publish=suite.publish,
+        publish=suite.publish, divergence=suite.divergence,
     )  # fmt: skip
 
 
@@ -206,12 +219,14 @@ def _arm_id(entry: Any) -> str:
 def _arm(located: Located, path: tuple[str | int, ...], entry: Any, model: ModelRef) -> Arm:
     item = validate(located, path, ArmEntry) if isinstance(entry, dict) else ArmEntry(id=str(entry), recipe=str(entry))
     try:
-        asked = recipe(item.recipe)
-    except UsageError as error:
-        raise located.error(path, f"{str(error)[0].lower()}{str(error)[1:]}") from None
+        asked = AS_SHIPPED if item.recipe == AS_SHIPPED.id else recipe(item.recipe)
+    except UsageError:
+        near = did_you_mean(item.recipe, [*RECIPES, AS_SHIPPED.id])
+        raise located.error(path, f"unknown recipe '{item.recipe}'.{near}") from None
     static = needs_calibration(asked)
     if item.calibration is not None and not static:
-        raise located.error(path, f"recipe '{item.recipe}' has no static scales; remove `calibration`.")
+        why = "brings its own scales" if asked == AS_SHIPPED else "has no static scales"
+        raise located.error(path, f"recipe '{item.recipe}' {why}; remove `calibration`.")
     if not NAME.fullmatch(item.id) or "@aa" in item.id:
         raise located.error(path, f"arm id '{item.id}' may hold letters, digits and . _ - + only.")
     ref = ModelRef(id=item.model.id, revision=item.model.revision) if item.model else model

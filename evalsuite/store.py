@@ -2,6 +2,7 @@
 
     results/<run-id>/manifest.json                  a `Manifest`; written first, replaced atomically
                      cells/<cell>/samples.parquet   one row an item; written when the cell ends
+                     cells/<cell>/divergence.parquet   one row a token of the baseline's answers
                      journal/<cell>.jsonl           finished request groups of a running cell, appended and flushed
                      lock                           held (flock) by the one process that writes the run
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from evalsuite.errors import CannotRunError, RefusedError, SchemaError, UsageError, did_you_mean
-from evalsuite.records import SAMPLE_COLUMNS, SCHEMA, CellRecord, Manifest
+from evalsuite.records import DIVERGENCE_COLUMNS, SAMPLE_COLUMNS, SCHEMA, CellRecord, Manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +105,21 @@ class StoredRun:
         samples: pd.DataFrame = pd.concat(frames, ignore_index=True)
         return samples
 
+    def divergence(self) -> "pd.DataFrame":
+        """Divergence of all cells that have it (rows: tokens; columns: `arm`, `mode` and `DIVERGENCE_COLUMNS`)."""
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        frames = []
+        for key, record in self.manifest.cells.items():
+            if record.divergence_sha256 is not None:
+                frame = pq.read_table(self.path / "cells" / key / "divergence.parquet").to_pandas()
+                frames.append(frame.assign(arm=record.cell.arm, mode=record.cell.mode))
+        if not frames:
+            return pd.DataFrame(columns=["arm", "mode", *DIVERGENCE_COLUMNS])
+        rows: pd.DataFrame = pd.concat(frames, ignore_index=True)
+        return rows
+
     @property
     def is_running(self) -> bool:
         """True while a process holds the run's lock."""
@@ -142,11 +158,11 @@ def read_journal(run: Path, cell_key: str) -> Journal:
     return Journal(key, groups)
 
 
-def _table(rows: list[Row]) -> Any:
+def _table(rows: list[Row], columns: dict[str, str] = SAMPLE_COLUMNS) -> Any:
     import pyarrow as pa
 
     lists = {"list<int32>": pa.list_(pa.int32()), "list<float64>": pa.list_(pa.float64())}
-    schema = pa.schema([(name, lists.get(kind) or pa.type_for_alias(kind)) for name, kind in SAMPLE_COLUMNS.items()])
+    schema = pa.schema([(name, lists.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -191,15 +207,10 @@ class RunWriter:
 
     def fold(self, record: CellRecord) -> CellRecord:
         """Turn a cell's journal into `samples.parquet`, mark the cell done, and drop the journal."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         key = record.cell.key
         rows = [row for group in read_journal(self.path, key).groups.values() for row in group]
-        sink = pa.BufferOutputStream()
-        pq.write_table(_table(sorted(rows, key=lambda row: int(row["position"]))), sink, compression="zstd")
         target = self.path / "cells" / key / "samples.parquet"
-        write_atomic(target, sink.getvalue().to_pybytes())
+        write_atomic(target, _parquet(_table(sorted(rows, key=lambda row: int(row["position"])))))
         done = record.model_copy(
             update={"status": "done", "n_done": len(rows), "samples_sha256": file_sha256(target), "error": None}
         )
@@ -207,14 +218,60 @@ class RunWriter:
         (self.path / "journal" / f"{key}.jsonl").unlink(missing_ok=True)
         return done
 
+    def write_divergence(self, cell_key: str, rows: list[Row]) -> None:
+        """Store a cell's divergence, one row a token."""
+        target = self.path / "cells" / cell_key / "divergence.parquet"
+        write_atomic(target, _parquet(_table(rows, DIVERGENCE_COLUMNS)))
+        record = self.manifest.cells[cell_key]
+        self.update_cell(record.model_copy(update={"divergence_sha256": file_sha256(target)}))
+
+    def read(self, cell_key: str, columns: list[str]) -> list[Row]:
+        """Samples of a finished cell."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.path / "cells" / cell_key / "samples.parquet", columns=columns)
+        rows: list[Row] = table.to_pylist()
+        return rows
+
+    def is_folded(self, record: CellRecord) -> bool:
+        """Whether a cell's samples are stored, as they were written."""
+        file = self.path / "cells" / record.cell.key / "samples.parquet"
+        return record.status == "done" and file.is_file() and file_sha256(file) == record.samples_sha256
+
+    def unfold(self, record: CellRecord, grown: CellRecord) -> None:
+        """Turn a finished cell's samples back into a journal, under the resume key of the record that replaces it."""
+        import pyarrow.parquet as pq
+
+        parquet = self.path / "cells" / record.cell.key / "samples.parquet"
+        groups: dict[int, list[Row]] = {}
+        if parquet.is_file():
+            for row in pq.read_table(parquet).to_pylist():
+                groups.setdefault(int(row["group"]), []).append(row)
+        else:
+            groups = read_journal(self.path, record.cell.key).groups
+        head = [{"resume_key": grown.resume_key}] + [{"group": g, "rows": rows} for g, rows in groups.items()]
+        write_atomic(self.path / "journal" / f"{record.cell.key}.jsonl", b"".join(_line(entry) for entry in head))
+        parquet.unlink(missing_ok=True)
+
     def discard(self, cell_key: str) -> None:
         """Drop everything stored of a cell, to recompute it under another key."""
         (self.path / "journal" / f"{cell_key}.jsonl").unlink(missing_ok=True)
-        (self.path / "cells" / cell_key / "samples.parquet").unlink(missing_ok=True)
+        for name in ("samples.parquet", "divergence.parquet"):
+            (self.path / "cells" / cell_key / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock."""
         self._lock.close()
+
+
+def _parquet(table: Any) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def _line(entry: dict[str, Any]) -> bytes:

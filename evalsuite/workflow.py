@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.errors import CannotRunError
-from evalsuite.records import Judgement, Manifest, RunSpec, SuiteDecision
+from evalsuite.errors import CannotRunError, RefusedError, UsageError
+from evalsuite.records import Judgement, Manifest, Mode, RunSpec, SuiteDecision, SuitePlan
 from evalsuite.store import Store, StoredRun, read_manifest
 
 if TYPE_CHECKING:
@@ -68,13 +68,16 @@ def load_run(path: str | Path) -> Run:
 class Silent:
     """A `runner.Reporter` that says nothing."""
 
-    def start(self, total: dict[str, int], done: int) -> None:
+    def start(self, total: dict[str, int], done: dict[str, int]) -> None:
         """Nothing."""
 
     def cell(self, cell: Any, n_items: int) -> None:
         """Nothing."""
 
     def advance(self, cell: Any, n_items: int) -> None:
+        """Nothing."""
+
+    def spare(self, cell: Any, n_items: int) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
@@ -92,18 +95,91 @@ class Options:
     command: str | None = None
 
 
-def run(spec: RunSpec, options: Options | None = None, *, resume: StoredRun | None = None) -> Run:
-    """Measure one `RunSpec` (see `spec.resolve`) into the store, or continue a stored run; returns the run."""
+def run(
+    spec: RunSpec, options: Options | None = None, *, resume: StoredRun | None = None, more: int = 0
+) -> Run:
+    """Measure one `RunSpec` (see `spec.resolve`) into the store, or continue a stored run; returns the run.
+
+    `more`: further items a mode for a stored sequential run that is INCONCLUSIVE. RefusedError for any other.
+    """
     from evalsuite import runner
 
+    if more:
+        _check_extendable(resume)
     options = options or Options()
     deadline = None if options.max_time_s is None else time.monotonic() + options.max_time_s
 
     def stop() -> bool:
         return options.interrupted() or (deadline is not None and time.monotonic() >= deadline)
 
-    job = runner.Job(Store(options.results), options.reporter or Silent(), stop, options.command)
-    return Run(runner.run(spec, job, resume))
+    job = runner.Job(Store(options.results), options.reporter or Silent(), stop, _decided, options.command)
+    return Run(runner.run(spec, job, resume, more))
+
+
+def _decided(stored: StoredRun, mode: Mode) -> frozenset[str]:
+    """The candidates of a sequential run that are SAFE or UNSAFE in a mode: they need no more items."""
+    judged = judge(stored, [])
+    return frozenset(
+        decision.pooled.subject.candidate
+        for decision in judged.decisions
+        if decision.pooled.subject.mode == mode and decision.verdict in ("SAFE", "UNSAFE")
+    )
+
+
+def _check_extendable(stored: StoredRun | None) -> None:
+    if stored is None:
+        raise UsageError("--more continues a stored run: name it with --resume RUN.")
+    own = stored.manifest
+    if own.spec.decision.design != "sequential":
+        raise RefusedError(
+            f"{own.run_id} follows a fixed plan, which is decided once: items added after a look would spend its error "
+            "rate. Run the suite with --design sequential, or a fresh fixed plan on new items."
+        )
+    if all(decision.verdict in ("SAFE", "UNSAFE") for decision in judge(stored, []).decisions):
+        raise RefusedError(f"{own.run_id} is decided in every mode; more items would change nothing.")
+
+
+def plan(spec: RunSpec, results: Path, price_per_hour: float | None = None) -> SuitePlan:
+    """What a suite can decide and what it costs, before any compute; pace and psi are those of earlier runs."""
+    from evalsuite import machine
+    from evalsuite.harness import draw_sequences, load_sources
+    from evalsuite.judge.plan import plan_mode, psi_seen
+
+    sources, runs = load_sources(spec), Store(results).runs()
+    judged = [(run.manifest, judge(run, [])) for run in runs if run.manifest.spec.model.id == spec.model.id]
+    sequences = draw_sequences(spec, sources)
+    pace = _pace([manifest for manifest, _ in judged], machine.facts())
+    modes = []
+    for mode in spec.modes:
+        own = [source for source in sources if mode in source.spec.modes]
+        items = {source.spec.task: len(source.order[: spec.limit]) for source in own}
+        if mode in sequences:
+            items = {s.spec.task: sequences[mode].order.count(i) for i, s in enumerate(own)}
+        made = plan_mode(spec, mode, items, psi_seen(judged, spec, mode))
+        paces = [(n, pace.get((arm.recipe.id, task, mode))) for arm in spec.arms for task, n in items.items()]
+        seconds = [n * each for n, each in paces if each is not None]
+        whole = sum(seconds) if len(seconds) == len(paces) else None
+        modes.append(made.model_copy(update={"seconds": whole}))
+    known = [mode.seconds for mode in modes if mode.seconds is not None]
+    total = sum(known) if len(known) == len(modes) else None
+    cost = total / 3600 * price_per_hour if total is not None and price_per_hour is not None else None
+    return SuitePlan(
+        suite=spec.name, model=spec.model.id, arms=tuple(arm.id for arm in spec.arms), modes=tuple(modes),
+        seconds=total, cost=cost,
+    )  # fmt: skip
+
+
+def _pace(manifests: Sequence[Manifest], here: dict[str, Any]) -> dict[tuple[str, str, Mode], float]:
+    """(recipe, task, mode) -> seconds an item, from the newest run on a machine like this one."""
+    pace = {}
+    for manifest in manifests:
+        if manifest.machine != here:
+            continue
+        for record in manifest.cells.values():
+            if record.n_done and record.seconds:
+                recipe = manifest.spec.arm(record.cell.arm).recipe.id
+                pace[recipe, record.cell.task, record.cell.mode] = record.seconds / record.n_done
+    return pace
 
 
 def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:
@@ -115,14 +191,16 @@ def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:
     earlier = [run.manifest for run in runs if run.manifest.created < own.created]
     asked = [question(manifest, arm.id) for manifest in earlier for arm in manifest.spec.candidates]
     attempts = {arm.id: 1 + asked.count(question(own, arm.id)) for arm in own.spec.candidates}
-    return judge_run(own, stored.samples(list(COLUMNS)), attempts)
+    return judge_run(own, stored.samples(list(COLUMNS)), attempts, stored.divergence())
 
 
 def question(manifest: Manifest, candidate: str) -> str:
     """What two runs must share to be attempts at the same question: models, recipes, items and plans."""
     spec = manifest.spec
     arms = [spec.arm(arm).model_dump(mode="json", exclude={"id"}) for arm in (spec.baseline, candidate)]
-    plans = {name: plan.model_dump(mode="json") for name, plan in manifest.plans.items()}
+    # A sequential run that was given more items still asks the question that it began with.
+    grows = {"n_planned", "items_sha256"} if manifest.sequences else set()
+    plans = {name: plan.model_dump(mode="json", exclude=grows) for name, plan in manifest.plans.items()}
     tasks = [task.model_dump(mode="json") for task in spec.tasks]
     return hashlib.sha256(json.dumps([arms, plans, tasks], sort_keys=True).encode()).hexdigest()
 

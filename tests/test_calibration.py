@@ -8,6 +8,7 @@ from evalsuite import calibration, workflow
 from evalsuite import spec as suites
 from evalsuite.errors import CannotRunError, SuiteError, UsageError
 from evalsuite.harness.activations import judged, noted
+from evalsuite.precision.recipes import RECIPES
 from evalsuite.records import Cell, CellRecord, ModelRef
 from evalsuite.reference.calibration import texts as reference_texts
 from evalsuite.reference.freeze import ITEMS
@@ -153,8 +154,8 @@ def record():
 
 def test_non_finite_activations_become_an_error_that_names_the_layers():
     sound = {"blocks": 100, "nonfinite_blocks": 0, "clipped_blocks": 3}
-    first = noted(record(), {"a": sound, "b": sound})
-    second = noted(first, {"a": sound, "b": sound | {"nonfinite_blocks": 2}})
+    first = noted(record(), RECIPES["fp8-e4m3"], {"a": sound, "b": sound})
+    second = noted(first, RECIPES["fp8-e4m3"], {"a": sound, "b": sound | {"nonfinite_blocks": 2}})
 
     assert first.findings == ()
     assert second.activations.groups == 2
@@ -167,8 +168,8 @@ def test_non_finite_activations_become_an_error_that_names_the_layers():
 
 def test_a_finding_is_replaced_as_counts_grow_and_nothing_changes_without_counts():
     bad = {"a": {"blocks": 10, "nonfinite_blocks": 1, "clipped_blocks": 0}}
-    twice = noted(noted(record(), bad), bad)
+    twice = noted(noted(record(), RECIPES["fp8-e4m3"], bad), RECIPES["fp8-e4m3"], bad)
 
     assert len(twice.findings) == 1
     assert "2 of 20" in twice.findings[0].message
-    assert noted(twice, {}) is twice
+    assert noted(twice, RECIPES["fp8-e4m3"], {}) is twice

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from evalsuite import workflow
-from evalsuite.cli import app
+from evalsuite.cli import app, main
 from evalsuite.records import VERDICT_EXIT
 
-VERBS = ["run", "verdict", "show", "publish", "list"]
+VERBS = ["run", "plan", "verdict", "show", "quantize", "publish", "list", "import", "conformance"]
 
 
 def evalsuite(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -200,3 +200,55 @@ def test_errors_with_json_are_one_document_too(tmp_path: Path):
 def test_verbose_shows_the_traceback(tmp_path: Path):
     assert "Traceback" in evalsuite("-v", "verdict", "--results", tmp_path).stderr
     assert "Traceback" not in evalsuite("verdict", "--results", tmp_path).stderr
+
+
+def test_plan_says_what_a_suite_can_decide_and_what_an_earlier_run_costs(results: Path):
+    folder = results.parent
+    before = json.loads(evalsuite("plan", folder / "tiny.yaml", "--results", folder / "none", "--json").stdout)
+    after = json.loads(evalsuite("plan", folder / "tiny.yaml", "--results", results, "--price", 2, "--json").stdout)
+    first, second = before["plans"][0], after["plans"][0]
+
+    assert first["seconds"] is None
+    assert {mode["pooled"]["psi_source"] for mode in first["modes"]} == {"suite"}
+    assert second["cost"] == pytest.approx(second["seconds"] / 3600 * 2)
+    assert all(mode["pooled"]["psi_source"].startswith("run ") for mode in second["modes"])
+    assert evalsuite("plan", folder / "tiny.yaml", "--psi", 3).returncode == 2
+    assert "P(SAFE)" in evalsuite("plan", folder / "tiny.yaml").stdout
+def test_quantize_writes_a_checkpoint_that_runs_as_shipped(tiny_model: Path, tmp_path: Path):
+    done = evalsuite("quantize", tiny_model, "--recipe", "fp8-e4m3", "--out", tmp_path / "fp8", "--json")
+    document = json.loads(done.stdout)["checkpoint"]
+    (tmp_path / "s.yaml").write_text(
+        SUITE.replace("reference", str(tiny_model)).replace("ref_truth", "ref_ordering_mc")
+        .replace("[bf16, fp8-e4m3]", f"[bf16, {{id: s, model: {tmp_path / 'fp8'}, recipe: as-shipped}}]")
+    )  # fmt: skip
+    ran = evalsuite("run", tmp_path / "s.yaml", "--limit", 3, "--json", "--results", tmp_path / "r")
+
+    assert (done.returncode, ran.returncode) == (0, 0), done.stderr + ran.stderr
+    assert (document["recipe"], document["layout"], document["found"]["weights"]) == ("fp8-e4m3", "deepseek", 14)
+    manifest = next((tmp_path / "r").glob("*/manifest.json")).read_text()
+    assert document["weights_sha256"] in manifest
+    assert "as-shipped: fp8-e4m3" in manifest
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "out", "code", "words"),
+    [
+        (None, "fp8-ue8m1", "new", 2, "Unknown recipe 'fp8-ue8m1'. Did you mean 'fp8-ue8m0'"),
+        (None, "int8-row", "new", 2, "Recipes that can be written: fp8-e4m3"),
+        (None, "fp8-e4m3", "full", 5, "exists already and is not an empty folder"),
+        ("./absent", "fp8-e4m3", "new", 3, "does not exist"),
+    ],
+)
+def test_quantize_refuses_what_it_cannot_write_and_leaves_nothing(
+    model, recipe, out, code, words, tiny_model, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    arguments = ["quantize", str(model or tiny_model), "--recipe", recipe, "--out", str(tmp_path / out)]
+    monkeypatch.setattr(sys, "argv", ["evalsuite", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+
+    assert (ended.value.code, words in error) == (code, True), error
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["full", "mine"]

@@ -9,10 +9,38 @@ import pytest
 
 from evalsuite.cli import app
 from evalsuite.precision.recipes import RECIPES
-from evalsuite.records import FINDINGS, SAMPLE_COLUMNS, Manifest
+from evalsuite.records import (
+    DIVERGENCE_COLUMNS,
+    FINDINGS,
+    SAMPLE_COLUMNS,
+    Activity,
+    Arm,
+    Calibration,
+    CalibrationTexts,
+    CellRecord,
+    DecisionSpec,
+    DivergenceSpec,
+    Finding,
+    Manifest,
+    ModelRef,
+    Plan,
+    PublishSpec,
+    Quant,
+    Realised,
+    Recipe,
+    RunSpec,
+    Sampling,
+    Sequence,
+    TaskSpec,
+)
 from evalsuite.spec import shipped_suites
 
 ROOT = Path(__file__).parent.parent
+STORED = (
+    Manifest, RunSpec, ModelRef, Arm, Recipe, Quant, Calibration, CalibrationTexts, TaskSpec, DecisionSpec, Sampling,
+    DivergenceSpec, PublishSpec, Plan, Sequence, CellRecord, Realised, Activity, Finding,
+)  # fmt: skip
+"""The nouns of which a manifest is made."""
 
 
 def recipes() -> str:
@@ -48,6 +76,7 @@ def rewritten(text: str, block: str) -> str:
     assert re.search(pattern, text, re.DOTALL), f"README has no block '{block}'"
     return re.sub(pattern, lambda m: f"{m[1]}{made}\n{m[2]}", text, count=1, flags=re.DOTALL)
 
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 
@@ -60,7 +89,8 @@ def test_the_readme_names_every_verb_default_recipe_suite_and_finding():
 
 
 def test_the_format_page_names_every_column_and_key():
-    for name in [*SAMPLE_COLUMNS, *Manifest.model_fields]:
+    keys = [key for noun in STORED for key in noun.model_fields]
+    for name in [*SAMPLE_COLUMNS, *DIVERGENCE_COLUMNS, *keys]:
         assert f"`{name}`" in FORMAT, name
 
 

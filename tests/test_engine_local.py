@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evalsuite.engines import GenerateRequest, ScoreRequest
-from evalsuite.engines.local import LocalEngine
+from evalsuite.engines.local import LocalEngine, sample
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
 from evalsuite.harness import noted
@@ -166,7 +166,7 @@ def test_activations_that_overflow_are_counted_where_they_do_and_become_a_findin
     bad = {name for name, c in counts.items() if c["nonfinite_blocks"]}
 
     assert bad == {"model.layers.1.mlp.down_proj"}
-    assert [f.code for f in noted(cell, counts).findings] == ["NONFINITE_ACTIVATIONS"]
+    assert [f.code for f in noted(cell, RECIPES["fp8-e4m3"], counts).findings] == ["NONFINITE_ACTIVATIONS"]
 
 
 def test_the_probe_of_the_output_head_is_not_counted(engine: LocalEngine):
@@ -187,3 +187,43 @@ def test_elements_are_counted_where_the_engine_option_asks_for_it(tiny_model: Pa
 def test_static_scales_without_texts_cannot_run(engine: LocalEngine):
     assert "names no `calibration`" in (engine.cannot_run(arm(engine, "fp8-e4m3-tensor-static")) or "")
     assert engine.cannot_run(arm(engine, "fp8-ue8m0")) is None
+def drawn(temperature: float, seed: int, top_p: float = 1.0) -> GenerateRequest:
+    return GenerateRequest((1,), 1, (), temperature=temperature, top_p=top_p, seed=seed)
+
+
+def test_draws_follow_the_softmax_at_that_temperature():
+    logits, request = torch.tensor([0.0, 1.0, 2.0, -1.0]), drawn(0.7, 0)
+    grid = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    tokens = torch.tensor([sample(logits, request, float(u)) for u in grid])
+    shares = torch.bincount(tokens, minlength=4) / len(tokens)
+
+    torch.testing.assert_close(shares, torch.softmax(logits / 0.7, -1), atol=1e-3, rtol=0)
+
+
+def test_top_p_keeps_the_likeliest_tokens_that_reach_it():
+    logits = torch.log(torch.tensor([0.1, 0.5, 0.3, 0.1]))
+    seen = {sample(logits, drawn(1.0, 0, top_p=0.7), u / 200) for u in range(200)}
+
+    assert seen == {1, 2}  # 0.5 alone is too little, 0.8 is enough
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_batch(engine: LocalEngine):
+    from dataclasses import replace
+
+    base = [replace(r, temperature=1.0, seed=i) for i, r in enumerate(requests(engine))]
+    with engine.open(arm(engine)) as session:
+        together, alone = session.generate(base), [session.generate([r])[0] for r in base]
+        others = session.generate([replace(r, seed=r.seed + 100) for r in base])
+        again = session.generate(base)
+
+    assert together == again
+    assert [t.tokens for t in together] == [a.tokens for a in alone]
+    assert [t.tokens for t in together] != [o.tokens for o in others]
+def test_arms_are_emulated_where_nothing_is_native_and_native_on_demand_is_an_error(tiny_model: Path):
+    auto = LocalEngine(ModelRef(id=str(tiny_model)), {})
+    with auto.open(arm(auto, "fp8-ue8m0")) as session:
+        assert session.realised.execution == ("emulated" if auto.device.type == "cpu" else "native")
+    if auto.device.type == "cpu":
+        demanding = LocalEngine(ModelRef(id=str(tiny_model)), {"execution": "native"})
+        with pytest.raises(CannotRunError, match="does not run natively"), demanding.open(arm(demanding, "fp8-ue8m0")):
+            pass

@@ -70,3 +70,26 @@ def test_planned_power_is_reached_by_the_exact_test():
 
     assert n == stats.n_required(psi, m)
     assert 0.89 < power < 0.94
+
+
+TABLE = {  # (items, psi, margin, drop) -> per cent SAFE by exact enumeration: statistics, section 3.4
+    (100, 0.02, 0.01, 0.0): 9.9, (100, 0.15, 0.01, 0.02): 2.6, (250, 0.05, 0.01, 0.0): 16.5,
+    (250, 0.02, 0.01, 0.01): 3.0, (1000, 0.02, 0.01, 0.0): 68.4, (1000, 0.05, 0.01, 0.0): 39.8,
+    (1000, 0.05, 0.01, 0.005): 16.9, (1000, 0.10, 0.01, 0.01): 5.0, (5000, 0.05, 0.01, 0.0): 93.3,
+    (5000, 0.15, 0.01, 0.005): 23.2, (1000, 0.05, 0.02, 0.0): 87.0, (250, 0.15, 0.03, 0.0): 32.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_exact_power_is_that_of_the_table(case):
+    n, psi, m, drop = case
+
+    assert 100 * stats.exact_power(n, m, psi, -drop) == pytest.approx(TABLE[case], abs=0.6)
+
+
+def test_power_is_what_drawing_from_the_truth_and_testing_gives():
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(60, [0.04, 0.05, 0.91], 400)
+    safe = np.mean([stats.exact_p(int(b), int(c), 60, 0.05) <= 0.05 for b, c, _ in draws])
+
+    assert safe == pytest.approx(stats.exact_power(60, 0.05, 0.09, 0.01), abs=0.05)

@@ -10,7 +10,7 @@ import pytest
 from test_judge_pairing import accuracy, flip, item_hash, rows, world
 
 from evalsuite.judge import judge_run, stats
-from evalsuite.records import FINDINGS, Finding, Realised, Sampling
+from evalsuite.records import FINDINGS, Finding, Realised, Sampling, Sequence
 
 N = 2000
 RIGHT = accuracy(N, 0.7)
@@ -143,21 +143,40 @@ def test_a_stopped_run_is_inconclusive_until_its_fixed_plan_is_whole(status):
     assert 1.0 == judgement.decisions[0].pooled.p_safe
 
 
-def test_a_stopped_sequential_run_is_judged_on_what_it_has():
-    manifest, samples = run_of(RIGHT, status="partial", design="sequential")
-    cells = {k: r.model_copy(update={"status": "running"}) for k, r in manifest.cells.items()}
-    judgement = judge_run(manifest.model_copy(update={"cells": cells}), samples[samples.position < 1500])
+def sequential(candidate, done, **options):
+    """A sequential run of one task with a look every 500 items; `done`: windows by arm."""
+    manifest, samples = run_of(candidate, design="sequential", **options)
+    drawn = Sequence(order=(0,) * N, ends=(500, 1000, 1500, 2000), done=done)
+    reached = samples["arm"].map(done) * 500
+    return manifest.model_copy(update={"sequences": {"direct": drawn}}), samples[samples.position < reached]
+
+
+def test_a_sequential_run_is_judged_on_the_windows_that_both_arms_have_finished():
+    manifest, samples = sequential(RIGHT, {"bf16": 4, "bf16@aa": 3, "fp8": 3}, status="interrupted")
+    judgement = judge_run(manifest, samples)
 
     assert ("SAFE", 1500) == (judgement.verdict, judgement.decisions[0].pooled.n)
+    assert 1500 == judgement.decisions[0].noise.n
+    assert "decided after 1,500 of at most 2,000 items" in judgement.decisions[0].sentence
 
 
-def test_a_sequential_run_that_stopped_early_lacks_nothing():
-    manifest, samples = run_of(RIGHT, design="sequential")
-    judgement = judge_run(manifest, samples[samples.position < 1500])
+def test_an_unfinished_window_counts_for_nothing():
+    manifest, samples = sequential(RIGHT, {"bf16": 3, "bf16@aa": 3, "fp8": 3})
+    early = {"bf16": 3, "bf16@aa": 3, "fp8": 2}
+    drawn = manifest.sequences["direct"].model_copy(update={"done": early})
+    under_way = manifest.model_copy(update={"sequences": {"direct": drawn}})
+    less = samples[(samples.arm != "fp8") | (samples.position < 1000)]
 
-    assert ("SAFE", 1500) == (judgement.verdict, judgement.decisions[0].pooled.n)
-    assert 0 == judgement.decisions[0].pooled.counts.missing_cand
-    assert "INVALID" == judge_run(manifest, samples[(samples.position < 1500) & (samples.arm != "fp8")]).verdict
+    assert 1000 == judge_run(under_way, samples).decisions[0].pooled.n
+    assert judge_run(under_way, samples).decisions[0].pooled == judge_run(under_way, less).decisions[0].pooled
+
+
+def test_items_that_a_finished_window_lacks_are_missing_in_a_sequential_run_too():
+    manifest, samples = sequential(RIGHT, {"bf16": 3, "bf16@aa": 3, "fp8": 3})
+    lost = samples[(samples.arm != "fp8") | (samples.position >= 100)]
+
+    assert 100 == judge_run(manifest, lost).decisions[0].pooled.counts.missing_cand
+    assert "INVALID" == judge_run(manifest, lost).verdict
 
 
 def test_a_mode_pools_the_tasks_that_have_it():
@@ -206,6 +225,20 @@ def test_duplicates_truncation_ties_emulation_and_limits_become_findings():
     assert "fp8 5 of 2,000" in messages["UNPARSABLE"].message
     assert ("warning", "info") == (messages["TRUNCATED"].severity, messages["UNPARSABLE"].severity)
     assert "3 rows of fp8" in messages["DUPLICATE_ITEMS"].message
+
+
+def test_native_kernels_that_were_not_seen_at_work_become_a_finding():
+    manifest, samples = run_of(RIGHT)
+    realised = Realised(
+        recipe="fp8", execution="native-unproven", kernel="k", gemm_mode="none", logits_dtype="float32", device="cuda",
+        threads=1, modules=(), params_quantised=1.0, macs_quantised=1.0, kernels=("gemm_bf16",), kernel_share=0.0,
+    )  # fmt: skip
+    key = "fp8.t.direct.r0"
+    cells = {**manifest.cells, key: manifest.cells[key].model_copy(update={"realised": realised})}
+    found = codes(judge_run(manifest.model_copy(update={"cells": cells}), samples))
+
+    assert "KERNEL_UNPROVEN" in found
+    assert "EMULATED" not in found
 
 
 def test_every_arm_is_summed_up_by_task_and_pooled():

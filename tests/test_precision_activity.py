@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_precision_models import IDS, amax_of, logits, qwen3, qwen3_moe, runnable, wide
+from test_precision_models import IDS, constant_of, logits, qwen3, qwen3_moe, runnable, wide
 
 from evalsuite.errors import UsageError
 from evalsuite.precision import RECIPES, apply, formats
@@ -25,8 +25,8 @@ def tensor():
 @pytest.mark.parametrize("key", [key for key in RECIPES if RECIPES[key].activations])
 def test_counts_of_elements_are_those_of_codes_and_scales(key, tensor):
     quant = RECIPES[key].activations
-    amax = amax_of(quant, tensor) / 4 if quant.static else None
-    fake, expected = FakeQuant(quant, tensor.device, amax), formats.quantize_as(tensor, quant, amax)
+    constant = constant_of(quant, tensor) / 4 if quant.static else None
+    fake, expected = FakeQuant(quant, tensor.device, constant), formats.quantize_as(tensor, quant, constant)
     tally = Tally(fake.flags)
     values, seen = fake.watch(tensor, "elements")
     tally.add(seen)
@@ -42,12 +42,12 @@ def test_counts_of_elements_are_those_of_codes_and_scales(key, tensor):
 @pytest.mark.parametrize("key", ["mxfp8-floor", "mxfp8-even", "mxfp8-rceil", "fp8-e4m3", "fp8-e4m3-tensor-static"])
 def test_a_block_counts_as_clipped_if_one_of_its_elements_is(key):
     x, quant = wide(SHAPE), RECIPES[key].activations
-    amax = amax_of(quant, x) / 4 if quant.static else None
-    fake = FakeQuant(quant, x.device, amax)
+    constant = constant_of(quant, x) / 4 if quant.static else None
+    fake = FakeQuant(quant, x.device, constant)
     tally = Tally(fake.flags)
     tally.add(fake.watch(x)[1])
     width = quant.block[1] if quant.block[1] > 0 else 352
-    q = formats.quantize_as(x, quant, amax)
+    q = formats.quantize_as(x, quant, constant)
     clipped = 0
     for i in range(9):
         for j in range(0, 352, width):

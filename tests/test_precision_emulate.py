@@ -107,7 +107,7 @@ def test_a_second_recipe_on_top_of_the_first_is_refused(model):
 
 
 def test_native_execution_of_a_quantised_recipe_is_refused(model):
-    refused(model, "fp8-ue8m0", "no native kernel", execution="native")
+    refused(model, "fp8-ue8m0", "does not run natively", execution="native")
     with apply(model, RECIPES["bf16"], execution="native") as applied:
         assert applied.realised.execution == "native"
 

@@ -12,6 +12,7 @@ from evalsuite.precision import RECIPES, apply
 from evalsuite.precision.calibrate import Texts, calibrate
 from evalsuite.precision.elements import ELEMENTS
 from evalsuite.precision.recipes import needs_calibration
+from evalsuite.precision.scales import static_scale
 
 transformers = pytest.importorskip("transformers")
 
@@ -81,9 +82,9 @@ def runnable(key, model):
     return recipe.model_copy(update={"calibration": calibrate(model, recipe, Texts("IDS", "0" * 64, IDS.tolist()))})
 
 
-def amax_of(quant, x):
-    """What stands in for a calibration of one tensor: its largest finite magnitude if the scale is static."""
-    return float(x.float().abs().nan_to_num(0, 0, 0).max()) if quant.static else None
+def constant_of(quant, x):
+    """The scale of one tensor as if calibrated on it (its largest finite magnitude), if the scale is static."""
+    return static_scale(float(x.float().abs().nan_to_num(0, 0, 0).max()), quant) if quant.static else None
 
 
 def logits(model, ids=IDS):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from test_precision_models import amax_of
+from test_precision_models import constant_of
 
 from evalsuite.errors import UsageError
 from evalsuite.precision import formats
@@ -89,16 +89,16 @@ def test_activations_of_every_recipe_are_codes_times_scales(key):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 352, generator=generator) * torch.exp2(torch.randint(-12, 9, (2, 9, 1), generator=generator))
     x = x.bfloat16()
-    amax = amax_of(quant, x)
-    expected = formats.dequantize(formats.quantize_as(x, quant, amax))
+    constant = constant_of(quant, x)
+    expected = formats.dequantize(formats.quantize_as(x, quant, constant))
 
-    assert torch.equal(FakeQuant(quant, x.device, amax)(x).view(torch.int32), expected.view(torch.int32))
+    assert torch.equal(FakeQuant(quant, x.device, constant)(x).view(torch.int32), expected.view(torch.int32))
 
 
 @pytest.mark.parametrize("key", [key for key in RECIPES if RECIPES[key].activations])
 def test_only_recipes_with_a_scale_for_the_whole_tensor_depend_on_the_batch(key):
     x = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
-    fake = FakeQuant(RECIPES[key].activations, torch.device("cpu"), amax_of(RECIPES[key].activations, x))
+    fake = FakeQuant(RECIPES[key].activations, torch.device("cpu"), constant_of(RECIPES[key].activations, x))
     alone, beside = fake(x[:1]), fake(torch.cat([x[:1], 37 * x[1:]]))[:1]
 
     assert torch.equal(alone, beside) == (key not in ("fp8-e4m3-tensor", "nvfp4"))

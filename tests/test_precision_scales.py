@@ -7,7 +7,16 @@ from test_precision_models import ALL_BF16, sha16, table_hash
 
 from evalsuite.precision import formats
 from evalsuite.precision.elements import ELEMENTS
-from evalsuite.precision.scales import RULES, decode_ue8m0, encode_ue8m0, is_power_of_two, scale_of
+from evalsuite.precision.recipes import RECIPES
+from evalsuite.precision.scales import (
+    RULES,
+    decode_ue8m0,
+    encode_ue8m0,
+    is_power_of_two,
+    scale_of,
+    scales_of,
+    static_scale,
+)
 
 E4M3 = ELEMENTS["e4m3"]
 DETECTOR = {  # UE8M0 code for block amax 256, 300, 448, 450, 500: tells five "UE8M0" apart
@@ -113,3 +122,18 @@ def test_floor_clips_a_fifth_of_blocks_with_log_uniform_amax():
     clipped = formats.quantize(amax, block=(1, 1), rounding="floor").counts["clipped"]
 
     assert pytest.approx(clipped / 100_000, abs=0.005) == 0.193
+
+
+def test_a_static_scale_is_its_constant_whatever_the_block_holds_and_nan_for_what_is_not_finite():
+    quant = RECIPES["fp8-e4m3-tensor-static"].activations
+    amax = torch.tensor([0.0, 1.0, 1e30, torch.inf, torch.nan])
+    found = scales_of(amax, quant, 1e-9).values  # below the scale of any amax: a shipped scale is taken as it is
+
+    assert found[:3].tolist() == [float(np.float32(1e-9))] * 3
+    assert found[3:].isnan().all()
+
+
+def test_a_calibrated_amax_makes_the_scale_that_it_makes_as_it_comes():
+    static, dynamic = (RECIPES[f"fp8-e4m3-tensor{end}"].activations for end in ("-static", ""))
+    for amax in (0.0, 1e-6, 0.37, 448.0, 3e38):
+        assert static_scale(amax, static) == float(scales_of(torch.tensor(amax), dynamic).values)

@@ -213,3 +213,19 @@ def test_an_engine_that_runs_another_recipe_than_asked_fails_the_cell(suite, tmp
 def test_samples_hold_no_time_and_the_store_no_absolute_item_paths_of_tasks(whole: workflow.Run):
     assert not [c for c in SAMPLE_COLUMNS if "time" in c or c.endswith("_s")]
     assert os.sep not in whole.samples()["item_id"].iloc[0].split("/", 1)[0]
+
+
+def test_k_samples_an_item_are_cells_of_their_own_and_one_item_to_the_judge(suite, tmp_path: Path):
+    path = suite(limit=6)
+    path.write_text(path.read_text() + "sampling: {direct: {temperature: 1.0, k: 3}}\n")
+    run = workflow.run(resolved(path), workflow.Options(results=tmp_path / "r"))
+    samples = run.samples()
+    texts = samples[(samples["mode"] == "direct") & (samples["task"] == "ref_chain_sum") & (samples["arm"] == "bf16")]
+    counts = samples.groupby(["task", "mode", "arm"])["repeat"].nunique()
+
+    assert counts["ref_chain_sum", "direct"].eq(3).all()
+    assert counts["ref_chain_sum", "thinking"].eq(1).all()
+    assert counts["ref_ordering_mc", "direct"].eq(1).all()  # a log-likelihood has no chance in it
+    assert texts.groupby("item_id")["output_text"].nunique().max() > 1
+    assert texts["seed"].nunique() == len(texts) == 18
+    assert next(d for d in run.decisions() if d.pooled.subject.mode == "direct").pooled.n == 12

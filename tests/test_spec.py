@@ -98,7 +98,7 @@ def test_engine_options_are_listed_for_each_engine():
         ("decision:", "engine: vlm\ndecision:", r"unknown engine 'vlm'"),
         ("decision:", "engine: {name: local, options: {thread: 1}}\ndecision:", r"unknown option 'thread'"),
         ("id: other", "id: ../up", r"arm id '../up' may hold"),
-        ("decision:", "sampling: {direct: {temperature: 0.6}}\ndecision:", r"only greedy decoding"),
+        ("decision:", "sampling: {direct: {k: 4}}\ndecision:", r"4 samples at temperature 0 are all the same"),
         ("[bf16, fp8-e4m3, {id: other, recipe: fp8-ue8m0}]", "[]", r"arms"),
     ],
 )  # fmt: skip
@@ -140,3 +140,12 @@ def test_durations_are_read_with_their_unit():
     assert [parse_duration(t) for t in (None, "90", "90s", "1.5m", "2h", 5)] == [None, 90, 90, 90, 7200, 5]
     with pytest.raises(SuiteError, match="not a duration"):
         parse_duration("soon")
+
+
+def test_an_arm_may_be_another_checkpoint_as_shipped():
+    arm = resolved(GOOD.replace("{id: other, recipe: fp8-ue8m0}", "{id: s, model: {id: A/B, revision: v1}, "
+                                "recipe: as-shipped}")).arm("s")  # fmt: skip
+
+    assert (arm.model.id, arm.model.revision, arm.recipe.id, arm.recipe.weights) == ("A/B", "v1", "as-shipped", None)
+    with pytest.raises(SuiteError, match="unknown recipe 'as-shiped'. Did you mean 'as-shipped'"):
+        resolved(GOOD.replace("recipe: fp8-ue8m0", "recipe: as-shiped"))

@@ -12,15 +12,19 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import common, looking, running
+from evalsuite.cli import checkpoints, chips, common, importing, looking, planning, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": running.run,
+    "plan": planning.plan,
     "verdict": looking.verdict,
     "show": looking.show,
+    "quantize": checkpoints.quantize,
     "publish": looking.publish,
     "list": looking.list_,
+    "import": importing.import_,
+    "conformance": chips.conformance,
 }
 """All verbs, in the order of the help text."""
 

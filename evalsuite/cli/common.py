@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from evalsuite.errors import UsageError
+from evalsuite.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from evalsuite.records import Judgement
@@ -26,6 +26,14 @@ def answer_in_json(as_json: bool) -> None:
 def split(text: str | None) -> tuple[str, ...] | None:
     """The parts of a comma-separated option; None where it was not given."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def design(name: str | None) -> Literal["fixed", "sequential"] | None:
+    """The value of `--design`; UsageError for any other."""
+    match name:
+        case None | "fixed" | "sequential":
+            return name
+    raise UsageError(f"Unknown design '{name}'.{did_you_mean(name, ('fixed', 'sequential'))}")
 
 
 def folders(pairs: list[str] | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ import typer
 
 from evalsuite.cli import common
 from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
+from evalsuite.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
     from evalsuite.workflow import Run
@@ -23,6 +24,9 @@ def run(
     arms: Annotated[str | None, typer.Option(help="Arms to run, comma-separated (the baseline always runs).")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks to run, comma-separated.")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine; see `evalsuite list engines`.")] = None,
+    design: Annotated[
+        str | None, typer.Option(help="`fixed`: one verdict at the end; `sequential`: look after each window.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many items a task: a plan of its own.")] = None,
     datasets: Annotated[
         list[str] | None, typer.Option(help="Dataset in a local folder, ID=FOLDER; may be repeated.")
@@ -30,6 +34,9 @@ def run(
     max_time: Annotated[str | None, typer.Option(help="End after this long (90s, 15m, 2h), resumable.")] = None,
     results: Results = DEFAULT_RESULTS,
     resume: Annotated[str | None, typer.Option(help="Continue this run (`last`, or the beginning of its id).")] = None,
+    more: Annotated[
+        int, typer.Option(min=0, help="With --resume: this many further items a mode (sequential design).")
+    ] = 0,
     gate: Annotated[bool, typer.Option("--gate", help="Exit with the verdict's code.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved suite and stop.")] = False,
     as_json: AsJson = False,
@@ -44,14 +51,15 @@ def run(
         located = suites.load(suite)
         overrides = suites.Overrides(
             model=model, arms=common.split(arms), tasks=common.split(tasks), engine=engine, limit=limit,
+            design=common.design(design),
             datasets=common.folders(datasets),
-        )
+        )  # fmt: skip
         specs = suites.resolve(located, overrides)
         max_time = max_time or _suite_max_time(located)
     if dry_run:
         common.print_json({"runs": [spec.model_dump(mode="json") for spec in specs]})
         return
-    done = _measure(specs, results, suites.parse_duration(max_time), resume, quiet=as_json)
+    done = _measure(specs, results, suites.parse_duration(max_time), (resume, more), quiet=as_json)
     _finish_run(done, results, gate=gate, as_json=as_json)
 
 
@@ -62,7 +70,7 @@ def _suite_max_time(located: Any) -> str | None:
 
 
 def _measure(
-    specs: tuple[Any, ...], results: Path, max_time_s: float | None, resume: str | None, *, quiet: bool
+    specs: tuple[Any, ...], results: Path, max_time_s: float | None, again: tuple[str | None, int], *, quiet: bool
 ) -> "list[Run]":
     from evalsuite import workflow
     from evalsuite.progress import Progress
@@ -73,9 +81,15 @@ def _measure(
             results=results, max_time_s=max_time_s, interrupted=interrupted, reporter=progress,
             command=shlex.join(["evalsuite", *sys.argv[1:]]),
         )  # fmt: skip
+        resume, more = again
         if resume is not None:
             old = Store(results).run(None if resume == "last" else resume)
-            return [workflow.run(old.manifest.spec, options, resume=old)]
+            if old.manifest.provenance != "measured":
+                origin = old.manifest.provenance
+                raise RefusedError(f"{old.manifest.run_id} was {origin}, not measured: there is nothing to resume.")
+            return [workflow.run(old.manifest.spec, options, resume=old, more=more)]
+        if more:
+            raise UsageError("--more continues a stored run: name it with --resume RUN.")
         return [workflow.run(spec, options) for spec in specs]
 
 

@@ -10,12 +10,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from evalsuite.records import Arm, ModelRef, Realised
+import numpy as np
+from numpy.typing import NDArray
+
+from evalsuite.records import Arm, Finding, ModelRef, Realised
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Continue `prompt` greedily (temperature 0) for at most `max_new` tokens."""
+    """Continue `prompt` for at most `max_new` tokens, greedily unless `temperature` says otherwise."""
 
     prompt: tuple[int, ...]
     """Token ids."""
@@ -24,6 +30,12 @@ class GenerateRequest:
     """Strings that end the answer (the text keeps what precedes the first one)."""
     stop_after: str | None = None
     """Stop strings count only behind the last occurrence of this text (`</think>`): a thought is not cut by them."""
+    temperature: float = 0.0
+    """0 takes the most likely token; above, tokens are drawn from softmax(logits / temperature)."""
+    top_p: float = 1.0
+    """Drawn only among the most likely tokens that together have this probability."""
+    seed: int = 0
+    """Of the draws, which depend on it and on the model's probabilities alone, not on the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,30 @@ class Score:
     """True if every token of the continuation was the most likely one."""
 
 
+@dataclass(frozen=True, slots=True)
+class TraceRequest:
+    """Read `continuation` behind `prompt` (token ids, both non-empty) and report every next-token distribution."""
+
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The answer to a `TraceRequest`: one distribution for each of the T tokens of the continuation, in FP32."""
+
+    tokens: IntArray
+    """(T, K): the tokens that are reported one by one, likeliest first."""
+    logprobs: FloatArray
+    """(T, K): their log-probabilities, in nats."""
+    rest: FloatArray
+    """(T,): log-probability of all other tokens together; -inf where there are none."""
+    top: IntArray
+    """(T,): the likeliest token."""
+    chosen: FloatArray
+    """(T,): log-probability of the continuation's own token."""
+
+
 class Session(Protocol):
     """One arm, loaded."""
 
@@ -65,6 +101,11 @@ class Session(Protocol):
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Score one group, in order."""
+
+    def trace(
+        self, requests: Sequence[TraceRequest], top_k: int, support: Sequence[IntArray] | None = None
+    ) -> list[Trace]:
+        """Distributions along given texts, in order. `support`: the tokens (T, K) to report, else the likeliest."""
 
     def activity(self) -> dict[str, dict[str, int]]:
         """Counts over quantised activations since the last call, by module (`records.Activity`); empty if unknown."""
@@ -85,6 +126,10 @@ class Engine(Protocol):
     def cannot_run(self, arm: Arm) -> str | None:
         """Why this engine cannot run the arm, or None."""
 
+    def resolve(self, arm: Arm) -> tuple[Arm, tuple[Finding, ...]]:
+        """The arm with what only its weights can tell (their hash; the recipe of an `as-shipped` arm), and what they
+        give reason to distrust."""
+
     def open(self, arm: Arm) -> AbstractContextManager[Session]:
         """Load the arm; the model is as before when the context ends."""
 
@@ -99,5 +144,5 @@ ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
     "local": _local,  # transformers in this process, on the CPU or torch's accelerator
 }
 """Engine name -> constructor from a model and the suite's engine options."""
-OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode", "count")}
+OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode", "execution", "count")}
 """Engine name -> the options that a suite may set."""

@@ -5,30 +5,45 @@ batch (none enters), and stop strings are looked at only when the newest token c
 at the needed positions only, the output head on FP32 operands and an FP32 log-softmax: lm-eval's stock path takes the
 log-softmax in the model's own type, and its BF16 log-likelihoods are multiples of 1/16 or coarser.
 
-Weights are loaded once, in BF16 (the master); every arm is a `precision.apply` context over that one model.
+Weights are loaded once, in BF16 (the master); every arm of one model is a `precision.apply` context over it. An arm may
+name another model, which must read the very same prompts; one model is in memory at a time. A quantised checkpoint is
+loaded by `shipped`.
 """
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from evalsuite.calibration import read_again
-from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest
+from evalsuite.engines import (
+    GenerateRequest,
+    Generation,
+    IntArray,
+    Score,
+    ScoreRequest,
+    Trace,
+    TraceRequest,
+)
 from evalsuite.engines.attention import use_fp32_attention
-from evalsuite.engines.models import eos_ids, locate, weights_sha256
-from evalsuite.errors import CannotRunError
+from evalsuite.engines.models import eos_ids, load_master, locate, reader_of, reads_otherwise, weights_sha256
+from evalsuite.engines.shipped import load_shipped
 from evalsuite.precision import apply
 from evalsuite.precision.calibrate import Texts, calibrate
-from evalsuite.precision.emulate import best_kernel, refuse_nonfinite
-from evalsuite.precision.recipes import needs_calibration
-from evalsuite.records import Arm, Calibration, ModelRef, Realised, Recipe
+from evalsuite.precision.checkpoints import Checkpoint, is_quantized, read
+from evalsuite.precision.emulate import best_kernel
+from evalsuite.precision.recipes import is_as_shipped, needs_calibration
+from evalsuite.precision.shipped import Shipped
+from evalsuite.records import Arm, Calibration, Finding, ModelRef, Realised, Recipe
 
+SLICE_ELEMENTS = 2**26
+"""Logits (positions x vocabulary) that are held at once: 256 MB."""
 COMPACT_AT = 0.75
 """The batch is compacted when this share of its rows or less is still running: less copying than at every exit."""
 
@@ -36,74 +51,103 @@ COMPACT_AT = 0.75
 class LocalEngine:
     """Engine over `AutoModelForCausalLM`.
 
-    Options: `threads`, `gemm_mode` (`fast` or `exact`), `count` (of activations: `blocks`, or `elements`: slower).
+    Options: `threads`, `gemm_mode` (`fast` or `exact`), `execution` (`auto`, the default, `native` or `emulated`; see
+    `precision.apply`), `count` (of activations: `blocks`, or `elements`: slower; native arms count nothing).
     """
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
-        from transformers import AutoConfig, AutoTokenizer
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._folder = locate(model)
         self._options = options
-        self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         if options.get("threads"):
             torch.set_num_threads(int(options["threads"]))
         self.model = model.model_copy(update={"weights_sha256": weights_sha256(self._folder)})
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(self._folder)
-            config = AutoConfig.from_pretrained(self._folder).get_text_config()
-        except (OSError, ValueError) as error:
-            raise CannotRunError(f"{self._folder}: {str(error).splitlines()[0]}") from None
+        self.tokenizer, config = reader_of(self._folder)
         self.eos = eos_ids(self._folder, self.tokenizer)
         self.max_length: int = config.max_position_embeddings
+        self._checkpoints: dict[Path, Checkpoint] = {}
+        self._calibrations: dict[tuple[Any, ...], Calibration] = {}
+        self._kept: tuple[tuple[Path, bool], Any, Shipped | None] | None = None
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
 
     def cannot_run(self, arm: Arm) -> str | None:
-        """Why this engine cannot run the arm: another model's weights, or nothing."""
-        if arm.model.id != self.model.id or arm.model.revision != self.model.revision:
-            return f"arm '{arm.id}' names another model ('{arm.model.id}') than the run ('{self.model.id}')"
+        """Another model must read the same prompts; a quantised checkpoint runs as shipped or not at all; static scales
+        need texts."""
+        folder = self._folder_of(arm)
+        if folder != self._folder:
+            reason = reads_otherwise(folder, self)
+            if reason:
+                return f"the prompts of arm '{arm.id}' would differ: {reason} than that of '{self.model.id}'"
+        if not is_as_shipped(arm.recipe) and is_quantized(folder):
+            return (f"arm '{arm.id}' asks for recipe '{arm.recipe.id}' of '{arm.model.id}', which is quantised; "
+                    "recipes start from a BF16 master. Say `recipe: as-shipped`, or name the BF16 model")  # fmt: skip
         if needs_calibration(arm.recipe) and arm.calibration is None and arm.recipe.calibration is None:
             return f"arm '{arm.id}' has static activation scales and names no `calibration`"
         return None
 
-    @cached_property
-    def _master(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        try:
-            model = AutoModelForCausalLM.from_pretrained(self._folder, dtype=torch.bfloat16)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CannotRunError(f"{self._folder}: weights cannot be loaded: {str(error).splitlines()[0]}") from None
-        slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
-        if slow and model.config._attn_implementation == "sdpa":
-            use_fp32_attention(model)
-        refuse_nonfinite(model)
-        return model.to(self.device).eval().requires_grad_(False)
+    def resolve(self, arm: Arm) -> tuple[Arm, tuple[Finding, ...]]:
+        """The arm with the hash of its weights and, as shipped, the recipe that its tensors show."""
+        folder = self._folder_of(arm)
+        own = folder == self._folder
+        ref = self.model if own else arm.model.model_copy(update={"weights_sha256": weights_sha256(folder)})
+        if not is_as_shipped(arm.recipe):
+            return arm.model_copy(update={"model": ref}), ()
+        checkpoint = self._checkpoint(folder)
+        return arm.model_copy(update={"model": ref, "recipe": checkpoint.recipe}), checkpoint.findings
 
     @contextmanager
     def open(self, arm: Arm) -> "Iterator[LocalSession]":
-        """Load the arm over the BF16 master; the master is restored exactly when the context ends."""
+        """Load the arm over its model's weights; they are restored exactly when the context ends."""
         mode = self._options.get("gemm_mode", "fast")
+        execution = self._options.get("execution", "auto")
+        model, what = self._loaded(arm)
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
-        with apply(self._master, self._calibrated(arm), gemm_mode=mode) as applied, torch.no_grad():
+        with apply(model, what, execution, mode) as applied, torch.no_grad():
             applied.count(self._options.get("count", "blocks"))
-            session = LocalSession(self, self._master, applied.realised)
+            session = LocalSession(self, model, applied.realised)
             applied.activity()  # the probe of the output head is not the run's
             session.activity = applied.activity
             yield session
 
-    def _calibrated(self, arm: Arm) -> Recipe:
+    def _folder_of(self, arm: Arm) -> Path:
+        same = (arm.model.id, arm.model.revision) == (self.model.id, self.model.revision)
+        return self._folder if same else locate(arm.model)
+
+    def _checkpoint(self, folder: Path) -> Checkpoint:
+        if folder not in self._checkpoints:
+            self._checkpoints[folder] = read(folder)
+        return self._checkpoints[folder]
+
+    def _loaded(self, arm: Arm) -> tuple[Any, Recipe | Shipped]:
+        """The arm's model in memory, and what `apply` is to run on it. One model is kept: the last one asked for."""
+        folder, shipped = self._folder_of(arm), is_as_shipped(arm.recipe)
+        if self._kept is None or self._kept[0] != (folder, shipped):
+            self._kept = None
+            if shipped:
+                exact = self._options.get("gemm_mode") == "exact"
+                model, what = load_shipped(self._checkpoint(folder), exact=exact)
+            else:
+                model, what = load_master(folder), None
+            slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
+            if slow and model.config._attn_implementation == "sdpa":
+                use_fp32_attention(model)
+            self._kept = (folder, shipped), model.to(self.device).eval().requires_grad_(False), what
+        _, model, own = self._kept
+        return model, own or self._calibrated(arm, model)
+
+    def _calibrated(self, arm: Arm, model: Any) -> Recipe:
         """The arm's recipe, complete: static scales get their calibration, measured on the texts that the arm names."""
         texts = arm.calibration
         if texts is None or not needs_calibration(arm.recipe):
             return arm.recipe
-        key = texts.texts_sha256, arm.recipe.exclude
+        key = self._folder_of(arm), texts.texts_sha256, arm.recipe.exclude
         if key not in self._calibrations:
             tokens = [self.tokenizer.encode(line)[: self.max_length] for line in read_again(texts)]
             given = Texts(Path(texts.file).name, texts.texts_sha256, tokens)
-            self._calibrations[key] = calibrate(self._master, arm.recipe, given)
+            self._calibrations[key] = calibrate(model, arm.recipe, given)
         return arm.recipe.model_copy(update={"calibration": self._calibrations[key]})
 
 
@@ -118,7 +162,7 @@ class LocalSession:
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
         self._device = engine.device
-        self._head = FP32Head(model)
+        self._head = FP32Head(model, realised.modules)
         self._enders: dict[str, frozenset[int]] = {}
         attention = model.config._attn_implementation
         self.realised = realised.model_copy(
@@ -128,7 +172,7 @@ class LocalSession:
     # ------------------------------------------------------------------------------------------------- generation
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
-        """Greedy continuation of one group, in order."""
+        """Continuations of one group, in order."""
         from transformers import DynamicCache
 
         batch = _Batch(requests, self._tokenizer.pad_token_id or 0, self._device)
@@ -139,7 +183,7 @@ class LocalSession:
                 input_ids=ids, attention_mask=batch.mask, position_ids=positions, past_key_values=cache,
                 use_cache=True, logits_to_keep=1,
             )  # fmt: skip
-            token = out.logits[:, -1].argmax(-1)
+            token = batch.choose(out.logits[:, -1])
             keep = self._step(batch, token)
             if len(keep) < len(batch.rows):
                 index = torch.tensor(keep, device=self._device, dtype=torch.long)
@@ -193,15 +237,8 @@ class LocalSession:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Log-likelihoods of one group, in order: one padded forward pass."""
-        rows = [(*r.context, *r.continuation[:-1]) for r in requests]
-        width = max(len(row) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        where: list[tuple[int, int]] = []
-        for i, (row, request) in enumerate(zip(rows, requests, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-            where += [(i, len(request.context) - 1 + j) for j in range(len(request.continuation))]
+        ids, mask = _padded([(*r.context, *r.continuation[:-1]) for r in requests])
+        where = [(i, len(r.context) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
         targets = torch.tensor([t for r in requests for t in r.continuation], device=self._device)
         at = torch.tensor(where, device=self._device)
         logits = self._head(ids.to(self._device), mask.to(self._device), at)
@@ -216,6 +253,46 @@ class LocalSession:
         return scores
 
 
+    # ---------------------------------------------------------------------------------------------------- traces
+
+    def trace(
+        self, requests: Sequence[TraceRequest], top_k: int, support: Sequence[IntArray] | None = None
+    ) -> list[Trace]:
+        """Distributions along given texts: one padded forward pass, the output head a slice of positions at a time."""
+        rows = [(*r.prompt, *r.continuation[:-1]) for r in requests]
+        ids, mask = _padded(rows)
+        where = [(i, len(r.prompt) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
+        written = torch.tensor([t for r in requests for t in r.continuation], device=self._device)
+        wanted = None if support is None else torch.from_numpy(np.concatenate(support)).to(self._device)
+        at = torch.tensor(where, device=self._device)
+        parts, start = [], 0
+        for logits in self._head.slices(ids.to(self._device), mask.to(self._device), at):
+            end = start + len(logits)
+            tokens = logits.topk(min(top_k, logits.shape[-1])).indices if wanted is None else wanted[start:end]
+            parts.append(_distribution(torch.log_softmax(logits, -1), tokens, written[start:end]))
+            start = end
+        joined = [torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)]
+        ends = np.cumsum([len(r.continuation) for r in requests])[:-1]
+        return [Trace(*columns) for columns in zip(*(np.split(column, ends) for column in joined), strict=True)]
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids and mask of rows padded on the right."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def _distribution(logp: Tensor, tokens: Tensor, written: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a `Trace` from log-probabilities (positions x vocabulary)."""
+    rest = logp.scatter(-1, tokens, -torch.inf).logsumexp(-1)
+    return tokens, logp.gather(-1, tokens), rest, logp.argmax(-1), logp.gather(-1, written[:, None])[:, 0]
+
+
 class _Batch:
     """The running rows of one group: ids, mask and positions of the next forward pass, and what each row has so far."""
 
@@ -224,6 +301,7 @@ class _Batch:
         self.rows = list(range(len(requests)))
         self.tokens: list[list[int]] = [[] for _ in requests]
         self.reason: list[Any] = [None] * len(requests)
+        self.draws = [random.Random(r.seed) if r.temperature > 0 else None for r in requests]
         width = max(len(r.prompt) for r in requests)
         ids = torch.full((len(requests), width), pad, dtype=torch.long)
         mask = torch.zeros(len(requests), width, dtype=torch.long)
@@ -232,6 +310,14 @@ class _Batch:
             mask[i, width - len(request.prompt) :] = 1
         self.ids, self.mask = ids.to(device), mask.to(device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The next token of every row of the batch (`logits`: rows x vocabulary)."""
+        token = logits.argmax(-1)
+        for i, row in enumerate(self.rows):
+            if (draw := self.draws[row]) is not None:
+                token[i] = sample(logits[i], self.requests[row], draw.random())
+        return token
 
     def select(self, keep: list[int], index: Tensor) -> None:
         """Drop the rows that are not in `keep`."""
@@ -253,20 +339,34 @@ class _Batch:
         ]
 
 
+def sample(logits: Tensor, request: GenerateRequest, uniform: float) -> int:
+    """Draw a token from one row of logits by inverting its cumulative distribution, likeliest token first.
+
+    Two arms that use the same `uniform` draw the same token wherever their distributions agree, so what differs between
+    them is the arm and not the dice.
+    """
+    p, order = torch.softmax(logits.float() / request.temperature, -1).sort(descending=True, stable=True)
+    below = p.cumsum(-1)
+    kept = int((below - p < request.top_p).sum())  # the token that crosses top_p is kept
+    at = torch.searchsorted(below[:kept], uniform * below[kept - 1], right=True)
+    return int(order[min(int(at), kept - 1)])
+
+
 class FP32Head:
     """Logits at chosen positions from FP32 operands, where the architecture's head is a plain linear layer.
 
     A model that scales or caps its logits is recognised by a probe (its own logits are not `hidden @ W`); its own
-    logits are then used, widened to FP32, and `logits_dtype` says so.
+    logits are then used, widened to FP32, and `logits_dtype` says so. So are those of a head that is itself quantised.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, quantised: tuple[str, ...]) -> None:
         self._model = model
         self._body = model.get_decoder()
         self._head = model.get_output_embeddings()
         self._weight = self._head.weight.float()
         self._bias = None if getattr(self._head, "bias", None) is None else self._head.bias.float()
-        self.logits_dtype = "float32" if self._plain() else str(model.dtype).removeprefix("torch.")
+        own = any(module is self._head and name in quantised for name, module in model.named_modules())
+        self.logits_dtype = "float32" if not own and self._plain() else str(model.dtype).removeprefix("torch.")
 
     def _plain(self) -> bool:
         ids = torch.arange(1, 9, device=self._weight.device)[None]
@@ -280,8 +380,15 @@ class FP32Head:
 
     def __call__(self, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
         """Logits (float32, `len(at)` x vocabulary) at the (row, position) pairs `at` of right-padded `ids`."""
+        return torch.cat(list(self.slices(ids, mask, at)))
+
+    def slices(self, ids: Tensor, mask: Tensor, at: Tensor) -> Iterator[Tensor]:
+        """The same a slice of `at` after the other, so that a large vocabulary does not fill the memory."""
         if self.logits_dtype == "float32":
             hidden = self._body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            return self._project(hidden[at[:, 0], at[:, 1]])
-        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return logits[at[:, 0], at[:, 1]].float()
+            chosen = hidden[at[:, 0], at[:, 1]]
+            for part in chosen.split(max(1, SLICE_ELEMENTS // self._weight.shape[0])):
+                yield self._project(part)
+        else:
+            logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            yield logits[at[:, 0], at[:, 1]].float()

@@ -1,4 +1,8 @@
-"""Where a model's files are: the embedded one, a folder, or a hub id (with transformers' own cache)."""
+"""Where a model's files are (the embedded one, a folder, a hub id in transformers' own cache), and what they hold.
+
+Two models can be arms of one run only if every prompt gives both the same tokens and answers end alike:
+`reads_otherwise` says what differs.
+"""
 
 import hashlib
 import json
@@ -6,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite import resources
+from evalsuite.engines import Engine
 from evalsuite.errors import CannotRunError
 from evalsuite.records import ModelRef
 
@@ -53,6 +58,57 @@ def weights_sha256(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
+
+
+def reader_of(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and text configuration of a model folder; CannotRunError if either cannot be read."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder).get_text_config()
+    except (OSError, ValueError) as error:
+        raise CannotRunError(f"{folder}: {str(error).splitlines()[0]}") from None
+
+
+def load_master(folder: Path) -> Any:
+    """The model of a folder with BF16 weights; CannotRunError if it cannot be loaded, or a weight holds NaN or Inf."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from evalsuite.precision.emulate import refuse_nonfinite
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CannotRunError(f"{folder}: weights cannot be loaded: {str(error).splitlines()[0]}") from None
+    refuse_nonfinite(model)
+    return model
+
+
+def reads_otherwise(folder: Path, engine: Engine) -> str | None:
+    """What in another model's folder would make other prompts, or other ends of answers, than the engine's model has;
+    None if nothing."""
+    tokenizer, config = reader_of(folder)
+    if fingerprint(tokenizer) != fingerprint(engine.tokenizer):
+        return "its tokenizer is another"
+    if tokenizer.chat_template != engine.tokenizer.chat_template:
+        return "its chat template is another"
+    if eos_ids(folder, tokenizer) != engine.eos:
+        return f"its answers end at tokens {eos_ids(folder, tokenizer)} rather than {engine.eos}, other"
+    if config.max_position_embeddings < engine.max_length:
+        return f"its context is {config.max_position_embeddings} tokens, shorter"
+    return None
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Hash over everything that makes token ids of a text; two tokenizers of one fingerprint give the same ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        parts = json.loads(backend.to_str())
+        known: Any = {key: value for key, value in parts.items() if key not in ("padding", "truncation")}
+    else:
+        known = [type(tokenizer).__name__, tokenizer.get_vocab(), str(tokenizer.special_tokens_map)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 def eos_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:

@@ -11,6 +11,17 @@ Read on in this order: `loading` (task files), `lm` (lm-eval's `LM` over a sessi
 from evalsuite.harness.activations import noted, refuse_judged_texts
 from evalsuite.harness.lm import EngineLM
 from evalsuite.harness.scoring import answer
-from evalsuite.harness.workload import Item, Workload, prepare
+from evalsuite.harness.workload import Item, Source, Workload, draw_sequences, load_sources, prepare
 
-__all__ = ["EngineLM", "Item", "Workload", "answer", "noted", "prepare", "refuse_judged_texts"]
+__all__ = [
+    "EngineLM",
+    "Item",
+    "Source",
+    "Workload",
+    "answer",
+    "draw_sequences",
+    "load_sources",
+    "noted",
+    "prepare",
+    "refuse_judged_texts",
+]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from evalsuite.calibration import read_again
 from evalsuite.errors import UsageError
 from evalsuite.harness.workload import Item, Workload
-from evalsuite.records import Activity, CellRecord, Finding, RunSpec
+from evalsuite.records import Activity, CellRecord, Finding, Recipe, RunSpec
 
 CODES = ("NONFINITE_ACTIVATIONS", "CALIBRATION_EXCEEDED")
 """Findings that come from counts."""
@@ -23,8 +23,9 @@ LONG = 40
 MARKERS = re.compile(r"<\|[^|]*\|>|^\s*(question|q):", re.MULTILINE | re.IGNORECASE)
 
 
-def noted(record: CellRecord, counts: Mapping[str, Mapping[str, int]]) -> CellRecord:
-    """The record with the counts of one more request group, and the findings that all counts so far give."""
+def noted(record: CellRecord, recipe: Recipe, counts: Mapping[str, Mapping[str, int]]) -> CellRecord:
+    """The record of a cell in *recipe* with the counts of one more request group, and the findings that all counts so
+    far give."""
     if not counts:
         return record
     before = record.activations or Activity(groups=0, totals={}, modules={})
@@ -36,12 +37,11 @@ def noted(record: CellRecord, counts: Mapping[str, Mapping[str, int]]) -> CellRe
                 modules.setdefault(name, {})[key] = modules.get(name, {}).get(key, 0) + value
     activity = Activity(groups=before.groups + 1, totals=totals, modules=modules)
     kept = tuple(finding for finding in record.findings if finding.code not in CODES)
-    static = bool(record.realised and record.realised.calibration)
-    found = _findings(record.cell.key, activity, static=static)
+    found = _findings(record.cell.key, activity, recipe)
     return record.model_copy(update={"activations": activity, "findings": kept + found})
 
 
-def _findings(cell: str, activity: Activity, *, static: bool) -> tuple[Finding, ...]:
+def _findings(cell: str, activity: Activity, recipe: Recipe) -> tuple[Finding, ...]:
     found = []
     blocks = max(activity.totals.get("blocks", 0), 1)
     if bad := activity.totals.get("nonfinite_blocks", 0):
@@ -52,7 +52,7 @@ def _findings(cell: str, activity: Activity, *, static: bool) -> tuple[Finding, 
         )
         found.append(Finding(code="NONFINITE_ACTIVATIONS", severity="error", message=message))
     over = activity.totals.get("clipped_blocks", 0)
-    if static and over:
+    if recipe.static and over:
         message = (
             f"{cell}: {over:,} of {blocks:,} inputs of a token ({over / blocks:.2%}) exceeded the calibrated range "
             f"and were clipped ({_worst(activity, 'clipped_blocks')}). Calibrate on more texts, or more like these."

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest, Session
@@ -15,10 +16,12 @@ from evalsuite.store import Row
 def answer(session: Session, workload: Workload, group: Sequence[int], tags: dict[str, Any]) -> list[Row]:
     """Ask one group and score it. `tags` (arm, repeat, group) go into each row; rows stand in the group's order."""
     items = [workload.items[i] for i in group]
+    seeds = [_seed(item.item_hash, tags["repeat"]) for item in items]
     scored: list[Row | None]
     flat: list[Any] = [request for item in items for request in item.requests]
     if workload.task.OUTPUT_TYPE == "generate_until":
-        made = session.generate(flat)
+        chance = {"temperature": workload.sampling.temperature, "top_p": workload.sampling.top_p}
+        made = session.generate([replace(r, seed=seed, **chance) for r, seed in zip(flat, seeds, strict=True)])
         scored = [_score_text(workload, item, one) for item, one in zip(items, made, strict=True)]
     else:
         scores, at, scored = session.score(flat), 0, []
@@ -27,11 +30,15 @@ def answer(session: Session, workload: Workload, group: Sequence[int], tags: dic
             at += len(item.requests)
     return [
         {"task": workload.spec.task, "mode": workload.mode, "item_id": item.item_id, "item_hash": item.item_hash,
-         "prompt_hash": item.prompt_hash, "position": position, "gold": item.gold, **row, **tags,
-         "seed": int(hashlib.sha256(f"{item.item_hash}:{tags['repeat']}".encode()).hexdigest()[:12], 16)}
-        for position, item, row in zip(group, items, scored, strict=True)
+         "prompt_hash": item.prompt_hash, "position": position, "gold": item.gold, **row, **tags, "seed": seed}
+        for position, item, row, seed in zip(group, items, scored, seeds, strict=True)
         if row is not None  # a log-likelihood that is no number: the item is missing, not wrong
     ]  # fmt: skip
+
+
+def _seed(item_hash: str, repeat: int) -> int:
+    """Seed of one sample of one item: the same in every arm."""
+    return int(hashlib.sha256(f"{item_hash}:{repeat}".encode()).hexdigest()[:12], 16)
 
 
 def _filtered(workload: Workload, item: Item, responses: Sequence[Any]) -> tuple[list[Any], float]:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 
+from evalsuite import sequence
 from evalsuite.engines import Engine, GenerateRequest, ScoreRequest
 from evalsuite.errors import UsageError
-from evalsuite.groups import GROUP_TOKENS, Size, cut, seeded_order
+from evalsuite.groups import GROUP_TOKENS, Size, cut, seeded_order, windows
 from evalsuite.harness.lm import EngineLM
 from evalsuite.harness.loading import FEWSHOT_SEED, load_task
-from evalsuite.records import Finding, Mode, RunSpec, TaskSpec
+from evalsuite.records import Finding, Mode, RunSpec, Sampling, Sequence, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,19 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One task's documents, loaded but not yet asked."""
+
+    spec: TaskSpec
+    task: Any
+    """lm-eval's task."""
+    docs: tuple[tuple[int, dict[str, Any], str], ...]
+    """Document id, document, hash."""
+    order: tuple[int, ...]
+    """Indices into `docs` in the seeded order, each content once."""
+
+
+@dataclass(frozen=True)
 class Workload:
     """One task in one mode, the same for every arm."""
 
@@ -43,20 +59,77 @@ class Workload:
     """Positions in `items`, in the order in which they are answered."""
     noise_groups: tuple[tuple[int, ...], ...]
     """The same for the noise-floor arm."""
+    ends: tuple[int, ...]
+    """Items up to the end of each window; a group lies within one."""
     digest: str
     """Hash over prompts, scoring and groups."""
     tokenizer: Any
+    sampling: Sampling
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def repeats(self) -> int:
+        """Samples an item; a log-likelihood has no chance in it, so one says all."""
+        return self.sampling.k if self.task.OUTPUT_TYPE == "generate_until" else 1
 
-def prepare(spec: RunSpec, engine: Engine) -> list[Workload]:
-    """All workloads of a run, in suite order, direct before thinking."""
-    _check_template(spec, engine)
-    made = []
+    def in_window(self, groups: Seq[tuple[int, ...]], window: int) -> list[int]:
+        """Numbers of the groups that lie in that window."""
+        first = self.ends[window - 1] if window else 0
+        return [number for number, group in enumerate(groups) if first <= group[0] < self.ends[window]]
+
+
+def load_sources(spec: RunSpec) -> list[Source]:
+    """The tasks of a run and their documents, in suite order; no model is needed."""
+    found = []
     for task_spec in spec.tasks:
         task = load_task(task_spec, spec.datasets)
-        made += [_workload(spec, task_spec, mode, task, engine) for mode in task_spec.modes]
+        docs = tuple((doc_id, doc, _doc_hash(doc)) for doc_id, doc in task.doc_iterator())
+        first = {digest: i for i, (_, _, digest) in reversed(list(enumerate(docs)))}
+        distinct = sorted(first.values())
+        order = tuple(distinct[i] for i in seeded_order(len(distinct), spec.seed, task_spec.task))
+        found.append(Source(task_spec, task, docs, order))
+    return found
+
+
+def draw_sequences(
+    spec: RunSpec, sources: Seq[Source], before: Mapping[Mode, Sequence] | None = None, more: int = 0
+) -> dict[Mode, Sequence]:
+    """How a sequential run draws its items, by mode; empty for a fixed plan. `before`, `more`: see `sequence.draw`."""
+    if spec.decision.design == "fixed":
+        return {}
+    found: dict[Mode, Sequence] = {}
+    for mode in spec.modes:
+        own = [source for source in sources if mode in source.spec.modes]
+        names, available = tuple(s.spec.task for s in own), tuple(len(s.order) for s in own)
+        pool = sequence.Pool(names, available, spec.limit, f"{spec.seed}:{mode}")
+        found[mode] = sequence.draw(pool, spec.decision, (before or {}).get(mode), more)
+    return found
+
+
+def prepare(
+    spec: RunSpec,
+    engine: Engine,
+    sources: Seq[Source] | None = None,
+    sequences: Mapping[Mode, Sequence] | None = None,
+) -> list[Workload]:
+    """All workloads of a run, in suite order, direct before thinking. `sources`, `sequences`: made if not given."""
+    _check_template(spec, engine)
+    sources = load_sources(spec) if sources is None else sources
+    sequences = draw_sequences(spec, sources) if sequences is None else sequences
+    made = []
+    for source in sources:
+        for mode in source.spec.modes:
+            ends = None
+            if mode in sequences:
+                tasks = [s.spec.task for s in sources if mode in s.spec.modes]
+                ends = _task_ends(sequences[mode], tasks.index(source.spec.task))
+            made.append(_workload(spec, source, mode, (engine, ends)))
     return sorted(made, key=lambda w: w.mode)
+
+
+def _task_ends(drawn: Sequence, task: int) -> tuple[int, ...]:
+    """Items of one task up to the end of each window of its mode."""
+    return tuple(drawn.order[:end].count(task) for end in drawn.ends)
 
 
 def _check_template(spec: RunSpec, engine: Engine) -> None:
@@ -72,24 +145,27 @@ def _check_template(spec: RunSpec, engine: Engine) -> None:
         raise UsageError(f"The chat template of '{spec.model.id}' does not tell thinking from direct mode.")
 
 
-def _workload(run: RunSpec, spec: TaskSpec, mode: Mode, task: Any, engine: Engine) -> Workload:
+def _workload(run: RunSpec, source: Source, mode: Mode, how: tuple[Engine, tuple[int, ...] | None]) -> Workload:
+    """One task in one mode. `how`: the engine, and where windows end in a sequential run."""
+    engine, ends = how
+    spec, task, docs = source.spec, source.task, source.docs
     lm = EngineLM(engine, mode)
     generates = task.OUTPUT_TYPE == "generate_until"
     chat = run.chat and generates and bool(engine.tokenizer.chat_template)
     ask = _Asker(lm, task, chat, (spec.max_gen_toks or {}).get(mode))
-    docs = [(doc_id, doc, _doc_hash(doc)) for doc_id, doc in task.doc_iterator()]
-    first = {digest: i for i, (_, _, digest) in reversed(list(enumerate(docs)))}
-    distinct = sorted(first.values())
-    chosen = [distinct[i] for i in seeded_order(len(distinct), run.seed, spec.task)[: run.limit]]
+    chosen = source.order[: run.limit] if ends is None else source.order[: max(ends, default=0)]
+    ends = windows(len(chosen)) if ends is None else ends
     contexts = ask.contexts(docs, set(chosen))
     items = tuple(ask.item(docs[i], contexts[i]) for i in chosen)
     sizes = [_size(item) for item in items]
     tokens = int(run.engine_options.get("group_tokens", GROUP_TOKENS))
-    groups, noise = cut(sizes, tokens), cut(sizes, tokens, noise=True)
+    groups, noise = cut(sizes, tokens, ends=ends), cut(sizes, tokens, noise=True, ends=ends)
     parts = [spec.model_dump_json(), mode, json.dumps([groups, noise]), *(i.prompt_hash for i in items)]
+    repeated, cut_prompts = len(docs) - len(source.order), sum(i.prompt_cut for i in items)
     return Workload(
-        spec, mode, task, items, tuple(groups), tuple(noise), hashlib.sha256("\n".join(parts).encode()).hexdigest(),
-        engine.tokenizer, _prepare_findings(len(docs) - len(distinct), sum(i.prompt_cut for i in items), len(items)),
+        spec, mode, task, items, tuple(groups), tuple(noise), ends,
+        hashlib.sha256("\n".join(parts).encode()).hexdigest(), engine.tokenizer, run.sampling[mode],
+        _prepare_findings(repeated, cut_prompts, len(items)),
     )  # fmt: skip
 
 
@@ -114,7 +190,7 @@ class _Asker:
     budget: int | None
     """Generation budget in tokens; None for log-likelihood tasks."""
 
-    def contexts(self, docs: list[tuple[int, dict[str, Any], str]], chosen: set[int]) -> dict[int, Any]:
+    def contexts(self, docs: Seq[tuple[int, dict[str, Any], str]], chosen: set[int]) -> dict[int, Any]:
         """Prompt texts by index into `docs`. lm-eval draws few-shot examples document after document from one
         generator, so with examples every document is built, asked or not: a prompt must not depend on `--limit`."""
         shots = self.task.config.num_fewshot or 0

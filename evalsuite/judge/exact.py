@@ -13,6 +13,7 @@ The score interval (`tango_ci`) is for reading; it is asymptotic and no verdict 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, overload
 
 import numpy as np
@@ -125,7 +126,9 @@ def exact_p(
     if gamma > 0:
         low, high = _psi_interval(b + c, n, gamma, low)
     psi = low + (high - low) * np.linspace(0.0, 1.0, grid) ** 2  # denser at the low end, where p changes fastest
-    return min(1.0, float(_tail_probability(b, c, n, d0, psi).max()) + gamma + _LEFT_OUT)
+    first_extreme = _first_extreme_c(n, d0, tango_z(float(b), float(c), n, d0))
+    tail = _tail_probability(n, first_extreme, ((psi - d0) / 2, (psi + d0) / 2))
+    return min(1.0, float(tail.max()) + gamma + _LEFT_OUT)
 
 
 def settled_p(b: int, c: int, n: int, m: float, side: Literal["safe", "unsafe"], *, alpha: float) -> float:
@@ -143,10 +146,36 @@ def _psi_interval(flips: int, n: int, gamma: float, floor: float) -> tuple[float
     return max(low, floor), max(high, floor)
 
 
-def _tail_probability(b: int, c: int, n: int, d0: float, psi: FloatArray) -> FloatArray:
-    """P(statistic >= the one seen | delta = d0, psi) for every psi of the grid."""
-    first_extreme = _first_extreme_c(n, d0, tango_z(float(b), float(c), n, d0))
-    p10, p01 = (psi - d0) / 2, (psi + d0) / 2
+def exact_power(n: int, m: float, psi: float, delta: float = 0.0, alpha: float = 0.05) -> float:
+    """Probability that `exact_p` of `n` items says SAFE at `alpha` when the truth is `delta` and `psi`: no simulation.
+
+    `psi` is raised to |delta| where it is smaller, which it cannot be. Half a second for a new (n, m, alpha).
+    """
+    psi = max(psi, abs(delta))
+    p10, p01 = np.array([(psi - delta) / 2]), np.array([(psi + delta) / 2])
+    return float(_tail_probability(n, _first_extreme_c(n, -m, critical_z(n, m, alpha)), (p10, p01))[0])
+
+
+@lru_cache(maxsize=256)
+def critical_z(n: int, m: float, alpha: float = 0.05) -> float:
+    """The score statistic from which on `exact_p` of `n` items is at most `alpha` (side `safe`); infinite if never.
+
+    The exact p-value depends on the statistic alone and falls with it, so bisection finds the border.
+    """
+    check_margin(m)
+    check_alpha(alpha)
+    psi = m + (1 - m) * np.linspace(0.0, 1.0, 200) ** 2
+    low, high = 0.0, max(10.0, 2 * float(tango_z(0.0, float(n), n, -m)))
+    for _ in range(45):
+        middle = (low + high) / 2
+        tail = _tail_probability(n, _first_extreme_c(n, -m, middle), ((psi + m) / 2, (psi - m) / 2))
+        low, high = (low, middle) if float(tail.max()) + _LEFT_OUT <= alpha else (middle, high)
+    return high
+
+
+def _tail_probability(n: int, first_extreme: IntArray, truth: tuple[FloatArray, FloatArray]) -> FloatArray:
+    """P(c' >= first_extreme[b']) for every pair of `truth`, that is (p10, p01)."""
+    p10, p01 = truth
     point, rows = _rows_that_matter(n, p10)
     q10 = p10[point]
     left = n - rows
@@ -158,7 +187,7 @@ def _tail_probability(b: int, c: int, n: int, d0: float, psi: FloatArray) -> Flo
     share = np.clip(p01[point] / (1 - q10), 0.0, 1.0)
     tail = _at_least(first_extreme[rows], left, share)
     weight = np.where(q10 > 0, np.exp(log_row), np.where(rows == 0, 1.0, 0.0))
-    return np.bincount(point, weights=weight * tail, minlength=len(psi)).astype(np.float64)
+    return np.bincount(point, weights=weight * tail, minlength=len(p10)).astype(np.float64)
 
 
 def _first_extreme_c(n: int, d0: float, observed: float) -> IntArray:

@@ -57,10 +57,18 @@ def pair_findings(manifest: Manifest, grid: Grid, arms: tuple[str, str], pairing
 
 
 def _emulated(records: Iterable[CellRecord], candidate: str) -> list[Finding]:
-    if not any(r.cell.arm == candidate and r.realised and r.realised.execution == "emulated" for r in records):
-        return []
-    message = f"{candidate} was emulated: its accuracy is true; speed and energy were not measured."
-    return [Finding(code="EMULATED", severity="info", message=message)]
+    kinds = {r.realised.execution for r in records if r.cell.arm == candidate and r.realised}
+    found = []
+    if "emulated" in kinds:
+        message = f"{candidate} was emulated: its accuracy is true; speed and energy were not measured."
+        found.append(Finding(code="EMULATED", severity="info", message=message))
+    if "native-unproven" in kinds:
+        message = (
+            f"{candidate} called native kernels, but the profiler saw FP8 kernels for less than 95 % of the time of "
+            "its matrix multiplications. Look at `kernels` in the manifest; its speed and energy are not FP8's."
+        )
+        found.append(Finding(code="KERNEL_UNPROVEN", severity="warning", message=message))
+    return found
 
 
 def _flag_findings(grid: Grid, arms: tuple[str, str]) -> list[Finding]:

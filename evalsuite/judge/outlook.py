@@ -66,7 +66,7 @@ def open_question(case: Case, evidence: Evidence) -> tuple[str, ...]:
     reasons = [f"{excluded} nor show {beyond(plan)} ({p_value(evidence.p_unsafe)})"]
     floor = n_zero_discordance(margin(case), plan.alpha_safe)
     if n < floor:
-        reasons.append(f"fewer than {floor:,} items can never be SAFE at this margin, even if no answer changes")
+        reasons.append(f"if no answer changed at all, this margin would need {floor:,} items to be SAFE")
     low, high = evidence.ci
     return (*reasons, _wanted(case, nothing_changed=low <= 0 <= high))
 

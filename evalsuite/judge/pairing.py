@@ -30,7 +30,8 @@ FLAGS = ("correct", "parsed", "truncated", "tie")
 
 COLUMNS = (
     "task", "item_hash", "prompt_hash", "arm", "mode", "repeat", "position", "correct", "parsed", "truncated",
-    "n_output_tokens", "choice_loglikelihoods", "tie",
+    "n_output_tokens", "choice_loglikelihoods", "tie", "prediction",
+    "gold_loglikelihood",
 )  # fmt: skip
 """Columns of `samples.parquet` that judging reads; loading only these keeps the texts out of memory."""
 
@@ -45,8 +46,16 @@ class Column:
     """`correct`, `parsed`, `truncated`, `tie` of the first repeat (False without an answer)."""
     prompt: IntArray
     """Code of the prompt hash; -1 without an answer."""
+    answer: IntArray | None
+    """Code of the first repeat's answer, 0 for an unparsable one, -1 without a row; None: not in the samples."""
     tokens: FloatArray
     """Output tokens of the first repeat; NaN where unknown."""
+    generated: BoolArray
+    """The first repeat is text, not a choice by log-likelihood."""
+    gold: FloatArray
+    """Log-likelihood of the right option, first repeat; NaN for generated answers."""
+    soft: FloatArray
+    """Its probability among the options."""
     open: BoolArray
     """Not answered as often as planned because the arm's cell has not ended."""
     repeats: int
@@ -67,6 +76,8 @@ class Grid:
     item_hash: NDArray[np.object_]
     position: IntArray
     """Place in the seeded order (of its task)."""
+    rank: IntArray
+    """Place among the items of all tasks: the draw of a sequential run; `position` in a fixed plan."""
     duplicates: dict[str, int]
     """Task -> planned items dropped because an earlier one has the same content."""
     unplanned: int
@@ -114,16 +125,21 @@ def lay_out(
     samples: pd.DataFrame,
     mode: Mode,
     open_cells: Mapping[tuple[str, str], int] | None = None,
+    order: Sequence[int] | None = None,
 ) -> Grid:
     """Lay the samples of one mode out by planned item.
 
-    `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (`choice_loglikelihoods` may be
-    absent), of any modes and arms, in any order. `open_cells`: (arm, task) -> planned repeats, for cells that have not
-    ended.
+    `planned`: task -> item hashes in the seeded order. `samples`: columns `COLUMNS` (`choice_loglikelihoods` and
+    `prediction` may be absent), of any modes and arms, in any order. `open_cells`: (arm, task) -> planned repeats, for
+    cells that have not ended. `order`: of a sequential run, for each draw the index of its task in `planned`.
     """
     names = tuple(planned)
     task = np.repeat(np.arange(len(names)), [len(planned[name]) for name in names])
     position = np.concatenate([np.arange(len(planned[name])) for name in names]) if names else np.zeros(0, np.int64)
+    rank = position
+    if order is not None and len(order):
+        # The k-th item of a task stands where the order draws that task for the k-th time: draws, sorted by task.
+        rank = np.argsort(np.asarray(order), kind="stable")
     hashes = np.array([item for name in names for item in planned[name]], dtype=object)
     codes, known = pd.factorize(hashes)
     key = task * (len(known) + 1) + codes
@@ -131,7 +147,7 @@ def lay_out(
     kept = np.zeros(len(key), dtype=bool)
     kept[first] = True
     lost = np.bincount(task[~kept], minlength=len(names))
-    task, position, hashes, key = task[kept], position[kept], hashes[kept], key[kept]
+    task, position, rank, hashes, key = task[kept], position[kept], rank[kept], hashes[kept], key[kept]
 
     rows = samples.loc[samples["mode"] == mode]
     row_task = pd.Index(names).get_indexer(pd.Index(rows["task"]))
@@ -140,7 +156,7 @@ def lay_out(
     item = pd.Index(key).get_indexer(pd.Index(row_key))
     columns = _columns(rows, item, _owed(open_cells or {}, names, task))
     return Grid(
-        mode, names, task, hashes, position, {n: int(k) for n, k in zip(names, lost, strict=True) if k},
+        mode, names, task, hashes, position, rank, {n: int(k) for n, k in zip(names, lost, strict=True) if k},
         int(np.count_nonzero(item < 0)), columns,
     )  # fmt: skip
 
@@ -161,6 +177,9 @@ def _columns(rows: pd.DataFrame, item: IntArray, owed: dict[str, IntArray]) -> d
     values: dict[str, NDArray[Any]] = {name: _flags(rows[name]) for name in FLAGS}
     values |= {name: rows[name].to_numpy(np.int64) for name in ("repeat", "position")}
     values["item"], values["prompt"] = item, pd.factorize(rows["prompt_hash"])[0].astype(np.int64)
+    values["generated"], values["gold"], values["soft"] = _choices(rows)
+    if "prediction" in rows:
+        values["answer"] = pd.factorize(rows["prediction"])[0].astype(np.int64) + 1
     values["tokens"] = pd.to_numeric(rows["n_output_tokens"]).to_numpy(np.float64, na_value=np.nan)
     arms = [str(name) for name in names]
     columns = {}
@@ -192,7 +211,11 @@ def _column(rows: dict[str, NDArray[Any]], owed: IntArray) -> Column:
         mean=np.where(tries > 0, wins / np.maximum(tries, 1), np.nan),
         first={name: place(name, False) for name in FLAGS},
         prompt=place("prompt", -1),
+        answer=place("answer", -1) if "answer" in rows else None,
         tokens=place("tokens", np.nan),
+        generated=place("generated", False),
+        gold=place("gold", np.nan),
+        soft=place("soft", np.nan),
         open=tries < owed,
         repeats=int(tries.max()) if n else 0,
         duplicates=int(np.count_nonzero(~fresh)),
@@ -202,6 +225,25 @@ def _column(rows: dict[str, NDArray[Any]], owed: IntArray) -> Column:
 def _flags(column: "pd.Series[Any]") -> BoolArray:
     """A column of true, false and unknown as an array; unknown counts as false."""
     return column.to_numpy(bool) if column.dtype == bool else column.isin([True]).to_numpy(bool)
+
+
+def _choices(rows: pd.DataFrame) -> tuple[BoolArray, FloatArray, FloatArray]:
+    """(is text, log-likelihood of the right option, its probability among the options) of each row."""
+    gold, soft = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    if "choice_loglikelihoods" not in rows or "gold_loglikelihood" not in rows:
+        return np.ones(len(rows), bool), gold, soft
+    scored = rows["choice_loglikelihoods"].notna().to_numpy(bool)
+    if scored.any():
+        gold[scored] = pd.to_numeric(rows["gold_loglikelihood"])[scored].to_numpy(np.float64, na_value=np.nan)
+        lists = rows["choice_loglikelihoods"].to_numpy()[scored]
+        lengths = np.array([max(1, len(one)) for one in lists])
+        flat = np.concatenate([np.asarray(one, np.float64) if len(one) else np.array([np.nan]) for one in lists])
+        starts = np.append(0, np.cumsum(lengths)[:-1])
+        top = np.maximum.reduceat(flat, starts)
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = np.add.reduceat(np.exp(flat - np.repeat(top, lengths)), starts)
+            soft[scored] = np.exp(gold[scored] - top) / total
+    return ~scored, gold, soft
 
 
 def finite(rows: pd.DataFrame) -> BoolArray:
@@ -233,7 +275,7 @@ def pair(grid: Grid, base: str, cand: str) -> Pairing:
         parsed=_total(parsed),
         mismatches={name: int(k) for name, k in zip(grid.tasks, differing, strict=True) if k},
         first_mismatch=first,
-        scores=_scores(one, two, np.argsort(grid.position, kind="stable")),
+        scores=_scores(one, two, np.argsort(grid.rank, kind="stable")),
         task_scores={name: _scores(one, two, np.flatnonzero(grid.task == i)) for i, name in enumerate(grid.tasks)},
     )
 

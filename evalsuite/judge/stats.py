@@ -10,7 +10,17 @@ Names and signatures are those of the specification (statistics, section 13). `b
 candidate wrong), `c` improvements, `n` items, `m` the margin as a fraction; a change is candidate minus baseline.
 """
 
-from evalsuite.judge.exact import exact_p, holm, mcnemar_exact, poisson_binomial, settled_p, tango_ci, tango_z, wilson
+from evalsuite.judge.exact import (
+    exact_p,
+    exact_power,
+    holm,
+    mcnemar_exact,
+    poisson_binomial,
+    settled_p,
+    tango_ci,
+    tango_z,
+    wilson,
+)
 from evalsuite.judge.means import (
     MeanTest,
     Variances,
@@ -37,6 +47,7 @@ __all__ = [
     "cs_bounds",
     "design_mixture",
     "exact_p",
+    "exact_power",
     "forecast_more",
     "holm",
     "log_e_counts",

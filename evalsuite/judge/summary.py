@@ -13,8 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from evalsuite.judge.divergence import divergence_findings, divergences
+from evalsuite.judge.endpoints import endpoints
 from evalsuite.judge.exact import wilson
 from evalsuite.judge.findings import pair_findings, run_findings
+from evalsuite.judge.noise import excess_flips
 from evalsuite.judge.pairing import COLUMNS, Grid, Pairing, Scores, lay_out, pair
 from evalsuite.judge.release import Noise, decide_suite
 from evalsuite.judge.verdict import decide, invalid
@@ -35,12 +38,16 @@ MODES: tuple[Mode, ...] = ("direct", "thinking")
 
 
 def judge_run(
-    manifest: Manifest, samples: pd.DataFrame, attempts: Mapping[str, int] | None = None
+    manifest: Manifest,
+    samples: pd.DataFrame,
+    attempts: Mapping[str, int] | None = None,
+    divergence: pd.DataFrame | None = None,
 ) -> Judgement:
     """Judge one run.
 
     `samples`: rows of `samples.parquet` of all cells, in any order; only `pairing.COLUMNS` are read. `attempts`:
-    candidate -> which run of the same question this is (1 where it is not named). The same manifest and samples always
+    candidate -> which run of the same question this is (1 where it is not named). `divergence`: rows of all cells, with
+    their `arm` and `mode`, where it was measured. The same manifest and samples always
     give the same judgement. ValueError for an impossible plan; bad data is not an error but an INVALID decision.
     """
     samples = samples[[column for column in COLUMNS if column in samples]]
@@ -48,13 +55,13 @@ def judge_run(
     arms: list[ArmSummary] = []
     overall = run_findings(manifest)
     for mode in MODES:
-        planned = _planned(manifest, samples, mode)
-        if not planned:
+        views = _Views(manifest, samples, mode)
+        if not views.planned:
             continue
-        grid = lay_out(planned, samples, mode, _open_cells(manifest, mode, planned))
         numbered = [(arm.id, (attempts or {}).get(arm.id, 1)) for arm in manifest.spec.candidates]
-        decisions += [_judge_candidate(manifest, grid, arm, attempt) for arm, attempt in numbered]
-        arms += [row for arm in manifest.spec.arms for row in _summaries(manifest, grid, arm.id)]
+        made = [_judge_candidate(manifest, views, arm, attempt) for arm, attempt in numbered]
+        decisions += [_with_divergence(manifest, decision, divergence) for decision in made]
+        arms += [row for arm in manifest.spec.arms for row in _summaries(manifest, views.of(arm.id), arm.id)]
     found = [finding for decision in decisions for finding in decision.findings]
     return Judgement(
         run_id=manifest.run_id,
@@ -65,22 +72,41 @@ def judge_run(
     )
 
 
-def _planned(manifest: Manifest, samples: pd.DataFrame, mode: Mode) -> dict[str, tuple[str, ...]]:
-    """Task -> planned item hashes of a mode. Where the manifest names none, the items that have samples.
+class _Views:
+    """The samples of one mode, laid out for any set of arms.
 
-    A sequential plan ends where it can decide: items that no arm has drawn are not missing.
+    A fixed plan has one layout. In a sequential run arms end after different windows, so arms are compared on the
+    items of the windows that all of them have finished: a window that is under way holds its short items first.
     """
-    rows = samples.loc[samples["mode"] == mode]
+
+    def __init__(self, manifest: Manifest, samples: pd.DataFrame, mode: Mode) -> None:
+        self.mode = mode
+        self.drawn = manifest.sequences.get(mode)
+        self.samples = samples.loc[samples["mode"] == mode]
+        self.planned = _planned(manifest, self.samples, mode)
+        self._open = {} if self.drawn else _open_cells(manifest, mode, self.planned)
+        self._made: dict[tuple[int, ...], Grid] = {}
+
+    def of(self, *arms: str) -> Grid:
+        """The items that all these arms were to answer by now."""
+        order = self.drawn.reached(*arms) if self.drawn else ()
+        if order not in self._made:
+            planned = self.planned
+            if self.drawn:
+                planned = {task: items[: order.count(i)] for i, (task, items) in enumerate(planned.items())}
+            self._made[order] = lay_out(planned, self.samples, self.mode, self._open, order if self.drawn else None)
+        return self._made[order]
+
+
+def _planned(manifest: Manifest, samples: pd.DataFrame, mode: Mode) -> dict[str, tuple[str, ...]]:
+    """Task -> planned item hashes of a mode. Where the manifest names none, the items that have samples."""
     planned: dict[str, tuple[str, ...]] = {}
     for task in manifest.spec.tasks:
         hashes = manifest.items.get(f"{task.task}.{mode}")
-        own = rows.loc[rows["task"] == task.task]
         if hashes is None:
+            own = samples.loc[samples["task"] == task.task]
             hashes = tuple(own.sort_values(["position", "item_hash"])["item_hash"].unique())
-        elif _plan(manifest, mode, task.task).design == "sequential":
-            drawn = set(own["item_hash"])
-            hashes = tuple(item for item in hashes if item in drawn)
-        if hashes:
+        if hashes or (mode in manifest.sequences and mode in task.modes):
             planned[task.task] = hashes
     return planned
 
@@ -98,23 +124,40 @@ def _open_cells(manifest: Manifest, mode: Mode, planned: dict[str, tuple[str, ..
     return {key: len(ended.get(key, [False])) for key in pairs if not all(ended.get(key, [False]))}
 
 
-def _judge_candidate(manifest: Manifest, grid: Grid, candidate: str, attempt: int) -> SuiteDecision:
+def _judge_candidate(manifest: Manifest, views: _Views, candidate: str, attempt: int) -> SuiteDecision:
     """The release decision of one candidate in one mode."""
     baseline, noise_arm = manifest.spec.baseline, manifest.spec.noise_arm
+    grid = views.of(baseline, candidate)
     pairing = pair(grid, baseline, candidate)
     subject = Subject(model=manifest.spec.model.id, baseline=baseline, candidate=candidate, mode=grid.mode)
-    refusal = _refusal(pairing, subject)
+    refused = dict.fromkeys(pairing.mismatches, _refusal(pairing, subject)) | _declared(manifest, subject)
+    refusal = next(iter(refused.values()), None)
     pooled = _decide(manifest, grid.mode, subject, (pairing.pooled, pairing.scores), refusal)
     tasks = [
         _decide(
             manifest, grid.mode, subject.model_copy(update={"task": task}), (counts, pairing.task_scores[task]),
-            refusal if task in pairing.mismatches else None,
+            refused.get(task),
         )
         for task, counts in pairing.tasks.items()
     ]  # fmt: skip
-    noise = _noise(pair(grid, baseline, noise_arm.id)) if noise_arm is not None else None
+    noise = _noise(pair(views.of(baseline, noise_arm.id), baseline, noise_arm.id)) if noise_arm is not None else None
     findings = pair_findings(manifest, grid, (baseline, candidate), pairing)
-    return decide_suite(pooled, tasks, noise, findings, attempt)
+    decision = decide_suite(pooled, tasks, noise, findings, attempt)
+    beside: dict[str, object] = {"endpoints": endpoints(grid, baseline, candidate)}
+    if noise_arm is not None:
+        all_three = views.of(baseline, noise_arm.id, candidate)
+        beside["excess"] = excess_flips(all_three, baseline, noise_arm.id, candidate)
+    return decision.model_copy(update=beside)
+
+
+def _with_divergence(manifest: Manifest, decision: SuiteDecision, rows: pd.DataFrame | None) -> SuiteDecision:
+    """Add what the divergence passes found."""
+    if rows is None:
+        return decision
+    subject, noise = decision.pooled.subject, manifest.spec.noise_arm
+    found = divergences(rows, (subject.candidate, noise.id if noise else None), subject.mode)
+    findings = (*decision.findings, *divergence_findings(found, subject.candidate))
+    return decision.model_copy(update={"divergence": found, "findings": findings})
 
 
 def _refusal(pairing: Pairing, subject: Subject) -> str | None:
@@ -127,6 +170,16 @@ def _refusal(pairing: Pairing, subject: Subject) -> str | None:
         f"{differing:,} items were asked with different prompts in {subject.baseline} and {subject.candidate} (the "
         f"first: item {item} of {task}); the chat template, tokenizer or task version changed, so re-run both arms"
     )
+
+
+def _declared(manifest: Manifest, subject: Subject) -> dict[str, str | None]:
+    """Task -> why whoever wrote the run found its two arms not comparable."""
+    arms = (subject.baseline, subject.candidate)
+    return {
+        record.cell.task: finding.message
+        for record in manifest.cells.values() if record.cell.mode == subject.mode and record.cell.arm in arms
+        for finding in record.findings if finding.code == "NOT_COMPARABLE"
+    }  # fmt: skip
 
 
 def _decide(

@@ -6,7 +6,7 @@ Changes and margins are printed in points (hundredths of accuracy).
 
 from collections.abc import Sequence
 
-from evalsuite.records import Decision, Plan, Verdict
+from evalsuite.records import Decision, Flips, Plan, Verdict
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
@@ -86,12 +86,32 @@ def release_sentence(verdict: Verdict, reasons: Sequence[str], pooled: Decision)
         return f"{head}no verdict on {arms}: {reasons[0]}."
     text = head + comparison(pooled)
     if verdict == pooled.verdict and verdict in ("SAFE", "UNSAFE"):
-        text += f"; {guarantee(pooled, verdict)}"
+        text += f"; {guarantee(pooled, verdict)}{_early(pooled)}"
         # The first reason restates the pooled test; what else the release rule found comes after it.
         reasons = reasons[1:]
         if degraded:
             reasons = ["the drop is real, though tolerable", *reasons]
     return "; ".join([text, *(r for r in reasons if not r.isupper())]) + "."
+
+
+def _early(pooled: Decision) -> str:
+    """What a sequential run saved."""
+    most = pooled.plan.n_planned
+    if pooled.plan.design == "fixed" or most is None or pooled.n >= most:
+        return ""
+    return f"; decided after {pooled.n:,} of at most {most:,} items"
+
+
+def beyond_noise(correct: Flips, answers: Flips | None) -> str:
+    """How the candidate's flips compare with the baseline's own: by answers where they are known."""
+    flips, what = (correct, "right and wrong") if answers is None else (answers, "answers")
+    low, high = (points(end, sign=True) for end in flips.ci)
+    share = f", {100 * flips.aa / flips.ab:.0f} % as many" if flips.ab else ""
+    return (
+        f"{what} differ on {percent(flips.ab)} of the items between baseline and candidate, on {percent(flips.aa)} "
+        f"between two runs of the baseline{share}; beyond noise {points(flips.excess, sign=True)} points "
+        f"[{low}, {high}], exact {p_value(flips.p)}"
+    )
 
 
 def again(attempt: int) -> str:

@@ -3,8 +3,10 @@
 Read in this order: `elements` (formats of elements), `scales` (how a block gets its scale), `formats` (both together:
 codes and scales of a tensor), `recipes` (the table of precisions), `coverage` (which layers of a model a recipe
 quantises, and what share of the work that is), `fake` (quantise and dequantise activations fast), `activity` (counts of
-what that does to them), `layers` (what runs instead of the model's layers), `emulate` (`apply`: the model in a recipe,
-and back), `calibrate` (where static scales come from), `kv` (an FP8 KV cache).
+what that does to them), `layers` (what runs instead of a model's own layers), `emulate` (`apply`: the model in a
+recipe, and back), `calibrate` (where static scales come from), `kv` (an FP8 KV cache). Checkpoints are a side room:
+`dialects` (what a configuration claims), `shards` and `blocks` (what lies in the files), `checkpoints` (both together:
+the label), `layouts` and `writing` (the checkpoint of an arm).
 
 In: a tensor or a transformers model, and a `Recipe`. Out: codes and scales, or the model running in that recipe with a
 `Realised` that says what really ran. Knows nothing of tasks, stores or verdicts.

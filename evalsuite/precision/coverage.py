@@ -13,7 +13,7 @@ Names: a pattern matches when it matches a whole module name or any dotted tail 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,13 @@ def excluded(name: str, recipe: Recipe, *, head: bool = False) -> bool:
     return any(re.fullmatch(pattern, tail) for pattern in recipe.exclude for tail in tails)
 
 
-def gemms(model: nn.Module, recipe: Recipe) -> list[Gemm]:
+def gemms(model: nn.Module, recipe: Recipe, names: Collection[str] | None = None) -> list[Gemm]:
     """All matrix multiplications with weights, in module order; routers and the output head included.
+
+    Args:
+        model: loaded, or without data (on the `meta` device) to learn names and shapes.
+        recipe: which modules stay in BF16.
+        names: the layers that a checkpoint has quantised, instead of the recipe's own choice.
 
     Raises:
         CannotRunError: the recipe quantises, and a layer can neither be quantised nor is it excluded; or nothing in
@@ -80,10 +85,18 @@ def gemms(model: nn.Module, recipe: Recipe) -> list[Gemm]:
         for full_name, parameter, macs in _matrices(name, module):
             shared = id(getattr(module, parameter)) in tied
             quantised = wanted and not shared and not excluded(full_name, recipe, head=module is head)
+            if names is not None:
+                quantised = full_name in names
             found.append(Gemm(full_name, module, parameter, macs, quantised))
             reason = _obstacle(found[-1]) if quantised else None
             if reason:
                 refused.append(f"{full_name} ({reason})")
+    lost = sorted(set(names or ()) - {gemm.name for gemm in found})
+    if lost:
+        raise CannotRunError(
+            f"{recipe.id}: {len(lost)} quantised weights of the checkpoint are no matrix multiplication of "
+            f"{type(model).__name__}, {lost[0]} first. Evalsuite runs quantised layers only."
+        )
     if refused:
         raise CannotRunError(
             f"Recipe '{recipe.id}' cannot quantise: {', '.join(refused)}. Nothing is skipped silently: "
@@ -149,6 +162,6 @@ def _obstacle(gemm: Gemm) -> str | None:
         return f"{type(module).__name__} is neither nn.Linear nor experts of a known layout"
     elif getattr(module, "_is_expert_parallel", False):
         return "its experts are spread over devices"
-    if type(weight.data) is not Tensor or weight.is_meta:
+    if type(weight.data) is not Tensor:
         return f"its weight is a {type(weight.data).__name__} on {weight.device}, not a plain tensor"
     return None if weight.dtype == torch.bfloat16 else f"its weight is {weight.dtype}, not the BF16 master"

@@ -1,4 +1,4 @@
-"""`apply`: run a transformers model in a recipe, emulated, and leave it as it was.
+"""`apply`: run a transformers model in a recipe, emulated or natively, and leave it as it was.
 
     with apply(model, RECIPES["fp8-ue8m0"]) as applied:
         model.generate(...)
@@ -22,12 +22,14 @@ hardware does up to the order of summation. It costs four more bytes a parameter
 Nothing of the model changes but the `forward` entry of some modules' dictionaries (and, for the FP32 arm, the data
 behind its parameters); both are put back on exit, also after an exception. Parameters stay the same objects with the
 same bits. Run it under `torch.no_grad()`: operands carry no gradient.
+
+With `execution="native"` the quantised layers run on a chip's own FP8 kernels (`native.py`); all else stays the same.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +40,14 @@ from evalsuite.precision.coverage import Gemm, gemms, shares
 from evalsuite.precision.kv import quantised_cache
 from evalsuite.precision.layers import KERNELS, Arm, GemmMode, Kernel
 from evalsuite.precision.recipes import needs_calibration
+from evalsuite.precision.shipped import Shipped
 from evalsuite.records import Realised, Recipe
 
+if TYPE_CHECKING:
+    from evalsuite.precision.devices import Device
+    from evalsuite.precision.native import NativeArm
+
+EXECUTIONS = ("emulated", "native", "auto")
 COUNTS = ("clipped", "nonfinite_blocks", "zero_flushed")
 """What is counted over the quantised weights."""
 
@@ -56,6 +64,8 @@ class Applied:
     """Layer name -> `clipped`, `nonfinite_blocks`, `zero_flushed` of its quantised weight."""
     arm: Arm | None = None
     """What runs; None in the FP32 arm."""
+    native: "NativeArm | None" = None
+    """`arm` where it is native, with the codes of its layers; its quantised weights are not among `operands`."""
 
     def count(self, level: Level) -> None:
         """Count this of activations from now on (`activity.py`)."""
@@ -64,7 +74,10 @@ class Applied:
             self.arm.level = level
 
     def activity(self) -> dict[str, Counts]:
-        """Layer name -> counts over its quantised inputs since the last call; layers that saw none are left out."""
+        """Layer name -> counts over its quantised inputs since the last call; layers that saw none are left out.
+
+        A chip's kernel counts nothing: native layers are always left out.
+        """
         tallies = self.arm.tallies if self.arm else {}
         return {name: counts for name, tally in tallies.items() if (counts := tally.take())}
 
@@ -78,8 +91,8 @@ def best_kernel(device: torch.device) -> Kernel:
 @contextmanager
 def apply(
     model: nn.Module,
-    recipe: Recipe,
-    execution: Literal["emulated", "native"] = "emulated",
+    recipe: Recipe | Shipped,
+    execution: "Literal['emulated', 'native', 'auto'] | Device" = "emulated",
     gemm_mode: GemmMode = "fast",
     kernel: Kernel | None = None,
 ) -> Iterator[Applied]:
@@ -87,43 +100,84 @@ def apply(
 
     Args:
         model: a transformers causal LM in BF16, on one device.
-        recipe: an entry of `RECIPES`, or a copy with another `exclude` or with a `calibration` (`calibrate.py`).
-        execution: `emulated` allows emulation; recipes without quantised layers run natively under it. `native`
-            demands that no layer is emulated.
-        gemm_mode: operands of quantised layers, see the module docstring.
+        recipe: an entry of `RECIPES`, or a copy with another `exclude` or with a `calibration` (`calibrate.py`); or
+            `Shipped`, for a model that holds the weights of a quantised checkpoint (emulated only).
+        execution: `emulated` emulates what is quantised; recipes without quantised layers run natively under it.
+            `native` demands kernels of the model's device for every quantised layer, `auto` takes them where the
+            device has them and emulates otherwise. A `Device` demands that one (tests give one with another kernel).
+            `Applied.realised.execution` says what came of it.
+        gemm_mode: operands of emulated layers, see the module docstring.
         kernel: how BF16 layers multiply; None takes `best_kernel`.
 
     Raises:
         CannotRunError: a layer cannot be quantised (see `coverage.gemms`), a weight holds NaN or Inf, the model is
-            not BF16, or `native` was demanded of a recipe that quantises. The model is untouched.
+            not BF16, or `native` was demanded and the device has no kernel for the recipe. The model is untouched.
     """
-    _check(model, recipe, execution)
+    runs, names = (recipe.recipe, recipe.names) if isinstance(recipe, Shipped) else (recipe, None)
+    _check(model, runs)
     _check_names(
-        execution=(execution, ("emulated", "native")),
+        execution=(execution if isinstance(execution, str) else "native", EXECUTIONS),
         gemm_mode=(gemm_mode, ("fast", "exact")),
         kernel=(kernel or KERNELS[0], KERNELS),
     )
-    found = gemms(model, recipe)
+    found = gemms(model, runs, names)
     check_free(found)
     with ExitStack() as stack:
-        if recipe.compute == "fp32":
+        if runs.compute == "fp32":
             stack.enter_context(_in_float32(model))
-            yield Applied(_realised(model, recipe, found, "linear-fp32", "none"))
+            yield Applied(_realised(model, runs, found, "linear-fp32", "none"))
             return
         device = next(model.parameters()).device
-        arm = Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
+        native = _native_arm(recipe, execution, kernel or best_kernel(device), device)
+        arm = native or Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
         stack.callback(arm.clear)
-        if recipe.kv_cache is not None:
-            stack.enter_context(quantised_cache(model, recipe.kv_cache, arm.counted))
+        if runs.kv_cache is not None:
+            stack.enter_context(quantised_cache(model, runs.kv_cache, arm.counted))
         for module, forward in arm.forwards(found):
             vars(module)["forward"] = forward
             stack.callback(vars(module).pop, "forward")
         mode = gemm_mode if any(gemm.quantised for gemm in found) else "none"
-        realised = _realised(model, recipe, found, arm.kernel_name(found), mode)
+        realised = _realised(model, runs, found, arm.kernel_name(found), mode)
         totals = {key: sum(c[key] for c in arm.counts.values()) for key in COUNTS if arm.counts}
         by_module = {name: left for name, c in arm.counts.items() if (left := {k: v for k, v in c.items() if v})}
         realised = realised.model_copy(update={"counts": totals, "module_counts": by_module})
-        yield Applied(realised, arm.operands, arm.counts, arm)
+        if native:
+            realised = realised.model_copy(update=_proven(native))
+        yield Applied(realised, arm.operands, arm.counts, arm, native)
+
+
+def _native_arm(
+    recipe: Recipe | Shipped, execution: "str | Device", kernel: Kernel, device: torch.device
+) -> "NativeArm | None":
+    """The native arm that was asked for; None where the recipe is to be emulated or quantises nothing."""
+    if isinstance(recipe, Shipped):
+        if execution not in ("emulated", "auto"):
+            raise CannotRunError("A checkpoint as shipped is emulated; no native path reads its codes yet.")
+        return None
+    if execution == "emulated" or not any((recipe.weights, recipe.activations, recipe.kv_cache)):
+        return None
+    from evalsuite.precision import devices
+    from evalsuite.precision.native import NativeArm, cannot_run
+
+    chip = devices.of(device) if isinstance(execution, str) else execution
+    if execution == "auto" and (chip is None or cannot_run(recipe, chip)):
+        return None
+    if chip is None or chip.torch_device().type != device.type:
+        raise CannotRunError(f"Recipe '{recipe.id}' cannot run natively: the model is on {device}, and "
+                             f"{'no adapter knows that' if chip is None else 'the device asked for is ' + chip.name}. "
+                             "Run it with execution 'emulated'.")  # fmt: skip
+    return NativeArm(recipe, chip, kernel)
+
+
+def _proven(arm: "NativeArm") -> dict[str, object]:
+    """What a native arm's record says, after its kernels have been seen."""
+    from evalsuite.precision.native import prove
+
+    proof = prove(arm)
+    return {
+        "execution": "native" if proof.native else "native-unproven", "gemm_mode": "none", "kernels": proof.kernels,
+        "kernel_share": proof.share, "scale_storage": arm.scheme.scale_storage,
+    }  # fmt: skip
 
 
 def _check_names(**given: tuple[str, tuple[str, ...]]) -> None:
@@ -133,11 +187,9 @@ def _check_names(**given: tuple[str, tuple[str, ...]]) -> None:
             raise UsageError(f"Unknown {what} '{value}'.{did_you_mean(value, allowed)}")
 
 
-def _check(model: nn.Module, recipe: Recipe, execution: str) -> None:
+def _check(model: nn.Module, recipe: Recipe) -> None:
     """Whether this recipe can run on this model at all."""
     quantises = any((recipe.weights, recipe.activations, recipe.kv_cache))
-    if quantises and execution == "native":
-        raise CannotRunError(f"Recipe '{recipe.id}' has no native kernel here; run it with execution='emulated'.")
     if quantises and recipe.compute == "fp32":
         raise UsageError(f"Recipe '{recipe.id}' quantises and computes in FP32; quantised recipes compute in BF16.")
     if recipe.calibration is not None and not needs_calibration(recipe):
@@ -151,7 +203,11 @@ def _check(model: nn.Module, recipe: Recipe, execution: str) -> None:
 
 
 def check_free(found: list[Gemm]) -> None:
-    """A replaced forward would be lost, or would silently replace ours."""
+    """A replaced forward would be lost, or would silently replace ours; a weight must be in memory."""
+    absent = [gemm.name for gemm in found if gemm.weight.is_meta]
+    if absent:
+        raise CannotRunError(f"The weight of {absent[0]} and {len(absent) - 1} more layers is not in memory (a model "
+                             "without data, or offloaded to disk). Load the model on one device.")  # fmt: skip
     taken = [gemm.name for gemm in found if "forward" in vars(gemm.module)]
     if taken:
         raise CannotRunError(

@@ -38,16 +38,16 @@ T = TypeVar("T")
 class FakeQuant:
     """Called like a function: BF16 activations (..., K) -> float32 of the same shape, through codes and scales.
 
-    `watch` does the same and says what happened to the elements. *calibrated*: the amax of a static scale.
+    `watch` does the same and says what happened to the elements. *constant*: the scale, where it is static.
     """
 
-    def __init__(self, quant: Quant, device: torch.device, calibrated: float | None = None) -> None:
+    def __init__(self, quant: Quant, device: torch.device, constant: float | None = None) -> None:
         self.quant = quant
-        self.calibrated = calibrated
+        self.constant = constant
         self._element = ELEMENTS[quant.element]
         patterns = torch.arange(1 << 15, dtype=torch.int32, device=device).to(torch.int16).view(torch.bfloat16)
         # Bit pattern of a BF16 amax -> scale; NaN for Inf and NaN.
-        self._scales = scales_of(patterns.float(), quant, calibrated).values
+        self._scales = scales_of(patterns.float(), quant, constant).values
         self._limit = self._element.max * ONE_ROUNDING
         self.flags = flags_of(patterns.float(), self._scales, self._limit)
         self._clamps = may_clip(quant)
@@ -68,7 +68,7 @@ class FakeQuant:
     def watch(self, x: Tensor, level: Level = "blocks") -> tuple[Tensor, Seen]:
         """The same numbers, and what became of blocks or of elements."""
         if not self._fast or x.dtype != torch.bfloat16 or x.numel() == 0:
-            q = quantize_as(x, self.quant, self.calibrated)
+            q = quantize_as(x, self.quant, self.constant)
             return dequantize(q), Seen(None, counts=q.counts | {"blocks": q.scales.numel(), "elements": x.numel()})
         k = x.shape[-1]
         width = x.numel() if self._whole else k if self._columns == -1 else self._columns

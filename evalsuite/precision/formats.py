@@ -86,14 +86,14 @@ def quantize(
     return quantize_as(x, Quant(element=element, scale=scale, rounding=rule, block=block, amax_floor=amax_floor))
 
 
-def quantize_as(x: Tensor, quant: Quant, calibrated: float | None = None) -> Quantized:
-    """`quantize`, with everything that names the format in one noun; static scales need the *calibrated* amax."""
+def quantize_as(x: Tensor, quant: Quant, constant: float | None = None) -> Quantized:
+    """`quantize`, with everything that names the format in one noun; a static scale is the *constant*."""
     if x.dtype not in FLOATS:
         raise UsageError(f"Cannot quantise a tensor of {x.dtype}; allowed: {', '.join(map(str, FLOATS))}.")
     fmt = ELEMENTS[quant.element]
     block = block_of(quant)
     v, crop = _to_blocks(x.detach(), block)
-    scale, scale_codes, tensor_scale = scales_of(v.abs().amax(dim=(-3, -1), keepdim=True), quant, calibrated)
+    scale, scale_codes, tensor_scale = scales_of(v.abs().amax(dim=(-3, -1), keepdim=True), quant, constant)
     q = v / scale
     rounded = fmt.round(q.clamp(-fmt.max, fmt.max))
     shape = _scales_shape(x, block)

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evalsuite.errors import CannotRunError
+from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.precision.activity import Counts, Level, Seen, Tally
 from evalsuite.precision.coverage import Gemm, is_experts
 from evalsuite.precision.fake import FakeQuant, SharedInput
-from evalsuite.precision.formats import dequantize, quantize_as
+from evalsuite.precision.formats import Quantized, dequantize, quantize_as
+from evalsuite.precision.scales import static_scale
+from evalsuite.precision.shipped import Shipped
 from evalsuite.records import Quant, Recipe
 
 Kernel = Literal["linear-bf16", "linear-fp32-accumulate-bf16"]
@@ -31,14 +33,16 @@ Convert = Callable[[Tensor], Tensor]
 
 
 class Arm:
-    """Operands and forwards of one recipe on one model."""
+    """Operands and forwards of one recipe, or of one checkpoint's own codes, on one model."""
 
     level: Level = "blocks"
     """What is counted of activations; may be changed while the arm runs."""
     observe: Callable[[str, Tensor], None] | None = None
     """Called with each layer's name and input, where set before `forwards`: how `calibrate` watches the BF16 arm."""
 
-    def __init__(self, recipe: Recipe, gemm_mode: GemmMode, kernel: Kernel, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe | Shipped, gemm_mode: GemmMode, kernel: Kernel, device: torch.device) -> None:
+        self._shipped = recipe if isinstance(recipe, Shipped) else None
+        recipe = recipe.recipe if isinstance(recipe, Shipped) else recipe
         self.recipe = recipe
         self.kernel = kernel
         self.exact = gemm_mode == "exact"
@@ -50,6 +54,7 @@ class Arm:
         self._quantised_dtype = torch.float32 if self.exact else self._plain_dtype
         self._plain_input = SharedInput(lambda x: x.to(self._plain_dtype))
         self._quantised_inputs: dict[float | None, SharedInput[tuple[Tensor, Seen]]] = {}
+        """Constant scale (None where scales are made as activations come) -> conversion."""
         self._fakes: dict[float | None, FakeQuant] = {}
 
     def forwards(self, found: list[Gemm]) -> Iterator[tuple[nn.Module, Forward]]:
@@ -92,7 +97,7 @@ class Arm:
 
     def _quantise_input(self, name: str, quant: Quant) -> Convert:
         """Layers whose scales are made alike share an input's conversion; each has its own tally."""
-        key = _calibrated(self.recipe, name) if quant.static else None
+        key = self._constant(name, quant) if quant.static else None
         if key not in self._fakes:
             fake = self._fakes[key] = FakeQuant(quant, self._device, key)
             self._quantised_inputs[key] = SharedInput(lambda x: self._operand_of(fake, x))
@@ -105,6 +110,25 @@ class Arm:
             return operand
 
         return convert
+
+    def _constant(self, name: str, quant: Quant) -> float:
+        """The static scale of a layer's activations: the one that its checkpoint ships, or made from a calibration.
+
+        CannotRunError if neither has the layer.
+        """
+        if self._shipped is not None:
+            if name not in self._shipped.input_scales:
+                raise CannotRunError(f"{name}: the checkpoint has static activations and no input_scale here.")
+            return self._shipped.input_scales[name]
+        calibration = self.recipe.calibration
+        amax = calibration.amax.get(name) if calibration else None
+        if amax is None:
+            raise CannotRunError(
+                f"Recipe '{self.recipe.id}' has static activation scales, and its calibration "
+                f"{f'has no number for {name}' if calibration else 'is missing'}. Name calibration texts: "
+                f"arms: [{{id: {self.recipe.id}, recipe: {self.recipe.id}, calibration: FILE}}]."
+            )
+        return static_scale(amax, quant)
 
     def counted(self, name: str, fake: FakeQuant) -> Convert:
         """A conversion whose counts stand under *name*; results are float32."""
@@ -125,21 +149,21 @@ class Arm:
 
     def _operand(self, gemm: Gemm) -> Tensor:
         """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""
-        weight = gemm.weight.detach()
-        if getattr(gemm.module, "is_transposed", False):
-            weight = weight.transpose(-1, -2)
-        if gemm.quantised and self.recipe.weights is not None:
+        exact = self._shipped.exact[gemm.name] if gemm.quantised and self._shipped and self.exact else None
+        weight = master_weight(gemm, exact)
+        if gemm.quantised and self.recipe.weights is not None and self._shipped is None:
             weight = self._quantise_weight(gemm.name, weight)
         self.operands[gemm.name] = weight.to(self._quantised_dtype if gemm.quantised else self._plain_dtype)
         return self.operands[gemm.name]
 
     def _quantise_weight(self, name: str, weight: Tensor) -> Tensor:
-        """Dequantised weight: FP32 in `exact`, BF16 in `fast`. Each expert is a matrix of its own."""
-        assert self.recipe.weights is not None
-        matrices = weight.reshape(-1, *weight.shape[-2:]).unbind()
-        if self.recipe.weights_via is not None:
-            matrices = tuple(dequantize(quantize_as(matrix, self.recipe.weights_via)) for matrix in matrices)
-        done = [quantize_as(matrix, self.recipe.weights) for matrix in matrices]
+        """Dequantised weight: FP32 in `exact`, BF16 in `fast`."""
+        dtype = torch.float32 if self.exact else torch.bfloat16
+        return torch.stack([dequantize(q, dtype) for q in self._codes(name, weight)]).view(weight.shape)
+
+    def _codes(self, name: str, weight: Tensor) -> list[Quantized]:
+        """The codes and scales of a weight; each expert is a matrix of its own."""
+        done = [quantise_matrix(matrix, self.recipe) for matrix in weight.reshape(-1, *weight.shape[-2:]).unbind()]
         counts = {key: sum(q.counts[key] for q in done) for key in done[0].counts}
         if counts["nonfinite_blocks"]:
             raise CannotRunError(
@@ -147,12 +171,11 @@ class Arm:
                 "damaged; load it again or compare its hash."
             )
         self.counts[name] = counts
-        dtype = torch.float32 if self.exact else torch.bfloat16
-        return torch.stack([dequantize(q, dtype) for q in done]).view(weight.shape)
+        return done
 
     def _linear(self, gemm: Gemm) -> Forward:
         weight = self._operand(gemm)
-        bias = _bias(gemm.module, "bias", weight.dtype)
+        bias = bias_of(gemm.module, "bias", weight.dtype)
         convert = self._convert(gemm)
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's own name for it
@@ -181,7 +204,7 @@ class Arm:
     def _expert(self, gemm: Gemm) -> Callable[[int, Tensor], Tensor]:
         """(expert, tokens) -> the projection of those tokens by that expert, BF16."""
         weight = self._operand(gemm)
-        bias = _bias(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
+        bias = bias_of(gemm.module, f"{gemm.parameter}_bias", weight.dtype)
         convert = self._convert(gemm)
 
         def project(expert: int, x: Tensor) -> Tensor:
@@ -191,19 +214,22 @@ class Arm:
         return project
 
 
-def _calibrated(recipe: Recipe, name: str) -> float:
-    """The amax that a layer's static scale is made from; CannotRunError if the calibration lacks the layer."""
-    amax = recipe.calibration.amax.get(name) if recipe.calibration else None
-    if amax is None:
-        raise CannotRunError(
-            f"Recipe '{recipe.id}' has static activation scales, and its calibration "
-            f"{f'has no number for {name}' if recipe.calibration else 'is missing'}. Name calibration texts: "
-            f"arms: [{{id: {recipe.id}, recipe: {recipe.id}, calibration: FILE}}]."
-        )
-    return amax
+def quantise_matrix(matrix: Tensor, recipe: Recipe) -> Quantized:
+    """Codes and scales of a weight matrix of the BF16 master, (out, in): what an arm runs and what `writing` ships."""
+    if recipe.weights is None:
+        raise UsageError(f"Recipe '{recipe.id}' does not quantise weights.")
+    if recipe.weights_via is not None:
+        matrix = dequantize(quantize_as(matrix, recipe.weights_via))
+    return quantize_as(matrix, recipe.weights)
 
 
-def _bias(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
+def master_weight(gemm: Gemm, values: Tensor | None = None) -> Tensor:
+    """The weight, (out, in) or (experts, out, in), however the module keeps it. `values`: in its place, laid out so."""
+    weight = gemm.weight.detach() if values is None else values.to(gemm.weight.device)
+    return weight.transpose(-1, -2) if getattr(gemm.module, "is_transposed", False) else weight
+
+
+def bias_of(module: nn.Module, name: str, dtype: torch.dtype) -> Tensor | None:
     """A layer's bias in the dtype of its operands, or None."""
     bias = getattr(module, name, None)
     return bias.detach().to(dtype) if isinstance(bias, Tensor) else None

@@ -121,6 +121,15 @@ RECIPES: dict[str, Recipe] = {
 }
 """Recipe id -> recipe."""
 
+AS_SHIPPED = Recipe(id="as-shipped", label="As shipped")
+"""Asks for a checkpoint's own codes and scales, whatever they are: the engine puts the recipe that the tensors show in
+its place before anything runs (`checkpoints`). No entry of the table, since the name says nothing of numbers."""
+
+
+def is_as_shipped(recipe: Recipe) -> bool:
+    """Whether a recipe is `as-shipped`, or what a checkpoint's tensors made of it."""
+    return recipe.id.split(":")[0] == AS_SHIPPED.id
+
 
 def recipe(recipe_id: str) -> Recipe:
     """The recipe of that id; any id with `-kv8` behind it is that recipe with an E4M3 KV cache.
@@ -136,5 +145,5 @@ def recipe(recipe_id: str) -> Recipe:
 
 
 def needs_calibration(one: Recipe) -> bool:
-    """Whether the recipe's activation scales are static."""
-    return one.activations is not None and one.activations.static
+    """Whether static scales must be measured: a checkpoint as shipped brings its own."""
+    return one.static and not is_as_shipped(one)

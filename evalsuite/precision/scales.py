@@ -20,7 +20,7 @@ code 0 or 255: 2^-127 is subnormal in FP32 (some devices flush it), 255 is NaN. 
 Two more kinds of scale: `e4m3`, NVFP4's pair (an FP32 scale a tensor makes the largest block scale 448; block scales
 are rounded to the nearest E4M3 number, so elements may clip), and `unit`, the constant 1 of an uncalibrated KV cache.
 
-A static scale is any of these made from a calibrated amax, a constant; elements beyond it clip.
+A static scale is a constant, shipped with a checkpoint or made from a calibrated amax; elements beyond it clip.
 
 A block that holds NaN or Inf has no scale. It gets NaN (UE8M0 code 255), so it dequantises to NaN and is counted: it
 must show, and the plain bit trick would hide an Inf behind the scale 2^127.
@@ -56,22 +56,30 @@ class Scales(NamedTuple):
     """The FP32 scale of the whole tensor, beside E4M3 block scales: value = number of the code x this."""
 
 
-def scales_of(amax: Tensor, quant: Quant, calibrated: float | None = None) -> Scales:
+def scales_of(amax: Tensor, quant: Quant, constant: float | None = None) -> Scales:
     """Scales of all blocks of one tensor from their largest magnitudes (float32, any shape).
 
-    A static scale is made from the *calibrated* amax instead; UsageError without one.
+    A static scale is the *constant* instead; UsageError without one.
     """
     element, finite = ELEMENTS[quant.element], amax.isfinite()
     if quant.static:
-        if calibrated is None:
-            raise UsageError("A static scale needs a calibrated amax; see `precision.calibrate`.")
-        amax = torch.where(finite, calibrated, amax)
+        if constant is None:
+            raise UsageError("A static scale needs its constant; see `static_scale` and `precision.calibrate`.")
+        values = torch.where(finite, constant, float("nan"))
+        return Scales(values, encode_ue8m0(values) if quant.scale == "ue8m0" else None)
     if quant.scale == "e4m3":
         return _two_levels(amax, element, quant.amax_floor)
     if quant.scale == "unit":
         return Scales(torch.where(finite, 1.0, float("nan")), None)
     values = scale_of(amax, element, quant.rounding, quant.amax_floor)
     return Scales(values, encode_ue8m0(values) if quant.scale == "ue8m0" else None)
+
+
+def static_scale(amax: float, quant: Quant) -> float:
+    """The constant scale that a calibrated amax makes; UsageError for kinds of scale that are no number a layer."""
+    if quant.scale not in ("fp32", "ue8m0"):
+        raise UsageError(f"Static scales are fp32 or ue8m0, not '{quant.scale}'.")
+    return float(scale_of(torch.tensor(amax), ELEMENTS[quant.element], quant.rounding, quant.amax_floor))
 
 
 def may_clip(quant: Quant) -> bool:

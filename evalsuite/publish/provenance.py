@@ -41,27 +41,31 @@ def _precision(run: JudgedRun, arm_id: str) -> Precision:
         ("Engine", arm.engine),
     )
     warning = f"{len(found)} different realisations among the cells; the first is shown" if len(found) > 1 else ""
-    ran = _ran(Realised.model_validate_json(found[0]) if found else None)
+    absent = "not recorded in the imported logs" if run.imported else "no cell ran"
+    ran = _ran(Realised.model_validate_json(found[0]) if found else None, absent)
     return Precision(run.arm_name(arm_id), arm_id, asked + ran, warning)
 
 
-def _ran(ran: Realised | None) -> tuple[tuple[str, str], ...]:
+def _ran(ran: Realised | None, absent: str) -> tuple[tuple[str, str], ...]:
     names = ("Recipe that ran", "Execution", "Matrix multiplication", "Operands", "Log-softmax", "Device",
              "Threads a worker", "Modules quantised", "Parameters quantised", "Multiply-adds quantised",
-             "Counts over the weights")  # fmt: skip
+             "Counts over the weights", "Native kernels seen", "Share of FP8 kernels",
+             "Scales in the kernel")  # fmt: skip
     if ran is None:
-        return tuple((name, "no cell ran") for name in names)
+        return tuple((name, absent) for name in names)
     counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in sorted(ran.counts.items()))
     values = (ran.recipe, ran.execution, ran.kernel, ran.gemm_mode, ran.logits_dtype, ran.device, str(ran.threads),
               text.count(len(ran.modules)), text.percent(ran.params_quantised), text.percent(ran.macs_quantised),
-              counts or "none")  # fmt: skip
+              counts or "none", ", ".join(ran.kernels) or "none",
+              "-" if ran.kernel_share is None else text.percent(ran.kernel_share),
+              ran.scale_storage or "-")  # fmt: skip
     return tuple(zip(names, values, strict=True))
 
 
 def quant(value: Quant | None, compute: str) -> str:
     """A number format in one line: `E4M3, UE8M0 scales (ceil), 128×128`."""
     if value is None:
-        return compute.upper()
+        return "not known" if compute == "unknown" else compute.upper()
     rounding = f" ({value.rounding})" if value.rounding != "none" else ""
     block = "×".join("all" if size == -1 else str(size) for size in value.block)
     static = ", calibrated" if value.static else ""

@@ -45,6 +45,11 @@ class JudgedRun:
         """The model, with the beginning of its revision."""
         return model_name(self.manifest.spec.model)
 
+    @property
+    def imported(self) -> bool:
+        """True if the answers come from another program's logs."""
+        return self.manifest.provenance == "imported"
+
     @cached_property
     def looks(self) -> dict[str, Look]:
         """How each arm is drawn."""
@@ -94,7 +99,7 @@ class JudgedRun:
         return Reading("missing", None, "not run yet" if cells else "not planned")
 
     def execution(self, arm: str) -> str | None:
-        """`native` or `emulated`, as realised; `mixed` if cells differ; None before any cell ran."""
+        """`native`, `native-unproven` or `emulated`, as realised; `mixed` if cells differ; None before any cell ran."""
         kinds = {r.realised.execution for r in self.manifest.cells.values() if r.cell.arm == arm and r.realised}
         return None if not kinds else "mixed" if len(kinds) > 1 else kinds.pop()
 

@@ -83,6 +83,8 @@ class View:
     def unmeasured(self) -> str:
         """Why speed and energy have no value."""
         kinds = {self.run.execution(arm) for arm in (self.run.manifest.spec.baseline, self.arm.id)}
+        if "native-unproven" in kinds:
+            return "kernel not proven"
         return "emulated arm" if kinds & {"emulated", "mixed"} else "no timed windows in this run"
 
     def absence(self, gate: Decision) -> Reading:
@@ -125,6 +127,8 @@ class View:
         broken = any(f.code == "NOISE_FLOOR_BROKEN" for f in self.findings)
         value = f"{text.count(noise.n10 + noise.n01)} of {text.count(noise.n)} items flip between two baseline runs"
         note = f"{noise.n10:,} lost, {noise.n01:,} gained{p}; the candidate flips {seen.n10 + seen.n01:,}"
+        if self.decision.excess is not None:
+            note += f"; {self.decision.excess.sentence}"
         return Doubt("Noise floor", value, note, "error" if broken else "fine")
 
     def _coverage(self) -> Doubt:
@@ -143,6 +147,8 @@ class View:
         def both(name: str, field: str, note: str) -> Doubt:
             if base is None or cand is None:
                 return Doubt(name, "not known", "an arm has no answers", "warning")
+            if field == "n_truncated" and self.run.imported:
+                return Doubt(name, "not known", "not recorded in the imported logs", "warning")
             values = [text.share(getattr(s, field), s.n) for s in (base, cand)]
             code = {"n_truncated": "TRUNCATED", "n_unparsable": "UNPARSABLE"}[field]
             found = [f.severity for f in self.findings if f.code == code]
@@ -156,10 +162,12 @@ class View:
         notes = {
             "emulated": "the candidate's arithmetic was emulated: accuracy is true, speed and energy are not measured",
             "native": "the candidate's arithmetic ran on hardware",
+            "native-unproven": "native kernels were called, but FP8 kernels were not seen to do the work",
             "mixed": "cells ran differently: compare them on the Run page",
-            None: "no cell of the candidate has run",
+            None: "not recorded in the imported logs" if self.run.imported else "no cell of the candidate has run",
         }
-        return Doubt("Execution", kind or "not known", notes[kind], "warning" if kind in (None, "mixed") else "fine")
+        sure = kind in ("native", "emulated")
+        return Doubt("Execution", kind or "not known", notes[kind], "fine" if sure else "warning")
 
     def _attempt(self) -> Doubt:
         attempt = self.decision.attempt

@@ -37,7 +37,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: Size = FULL) -> Qwen3F
     """A freshly initialised model; call torch.manual_seed first.
 
     What a layer adds must not drown the token it stands on, or copying is learned late. So embeddings begin large,
-    layers begin by adding nothing, and the last norm brings the logits (tied to the embeddings) back to a spread of 1.
+    layers begin by adding nothing, and the last norm keeps the logits (tied to the embeddings) small: the model begins
+    by repeating its input, that token at logit 4 among others with a spread of 1/4.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -63,7 +64,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: Size = FULL) -> Qwen3F
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(EMBEDDING_SPREAD / WEIGHT_SPREAD)
-        model.model.norm.weight.fill_(1 / (EMBEDDING_SPREAD * size.hidden**0.5))
+        model.model.norm.weight.fill_(0.25 / (EMBEDDING_SPREAD * size.hidden**0.5))
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
