@@ -152,6 +152,8 @@ class TaskSpec(Noun):
     """None keeps the task's own number."""
     chance: float | None = None
     """Accuracy of guessing, for NO_SIGNAL; None means 0."""
+    cluster: str | None = None
+    """Field of the document that says what items share (a passage, a template); None: items are independent."""
     items: str | None = None
     """JSONL file with own items (`question`, `answer`), instead of an lm-eval task."""
 
@@ -265,7 +267,7 @@ SAMPLE_COLUMNS: dict[str, str] = {
     "prediction": "string", "gold": "string", "parsed": "bool", "finish_reason": "string", "truncated": "bool",
     "n_prompt_tokens": "int32", "n_output_tokens": "int32", "n_thinking_tokens": "int32", "output_text": "string",
     "output_token_ids": "list<int32>", "choice_loglikelihoods": "list<float64>", "gold_loglikelihood": "float64",
-    "margin": "float64", "tie": "bool", "seed": "int64",
+    "margin": "float64", "tie": "bool", "seed": "int64", "cluster": "string",
 }  # fmt: skip
 """Columns of `samples.parquet` and their Arrow types (meaning: results/README.md). Never a wall-clock time."""
 

@@ -251,6 +251,11 @@ def _tasks(located: Located, suite: SuiteFile, overrides: Overrides) -> tuple[Ta
         if spec.task in found:
             raise located.error(("tasks", i), f"task '{spec.task}' stands twice.")
         found[spec.task] = spec
+    design = overrides.design or suite.decision.design
+    grouped = [name for name, spec in found.items() if spec.cluster is not None]
+    if design == "sequential" and grouped:
+        raise located.error(("decision",), f"the sequential design draws independent items; {', '.join(grouped)} has "
+                            "clusters. Use `design: fixed`.")  # fmt: skip
     if overrides.tasks is None:
         return tuple(found.values())
     known = {**catalogue, **found}

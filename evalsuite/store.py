@@ -88,13 +88,12 @@ class StoredRun:
         Finished cells come from Parquet, unfinished ones from their journal.
         """
         import pandas as pd
-        import pyarrow.parquet as pq
 
         frames = []
         for key in self.manifest.cells:
             parquet = self.path / "cells" / key / "samples.parquet"
             if parquet.is_file():
-                frames.append(pq.read_table(parquet, columns=columns).to_pandas())
+                frames.append(_read(parquet, columns))
             else:
                 rows = [row for group in read_journal(self.path, key).groups.values() for row in group]
                 if rows:
@@ -131,6 +130,15 @@ class StoredRun:
         except OSError:
             return True
         return False
+
+
+def _read(parquet: Path, columns: list[str] | None) -> "pd.DataFrame":
+    """A Parquet file, its columns as far as it has them: files of older versions lack some."""
+    import pyarrow.parquet as pq
+
+    have = pq.read_schema(parquet).names
+    frame: pd.DataFrame = pq.read_table(parquet, columns=[c for c in columns or have if c in have]).to_pandas()
+    return frame.reindex(columns=columns or list(SAMPLE_COLUMNS))
 
 
 @dataclass(frozen=True)

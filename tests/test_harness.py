@@ -210,3 +210,15 @@ def test_the_reference_suite_prepares_for_the_embedded_model():
     spec = resolve(load("reference"), Overrides(limit=2))[0]
 
     assert len(prepare(spec, LocalEngine(spec.model, {}))) == 22
+
+
+def test_a_cluster_is_a_field_of_the_document_and_a_misspelt_one_is_told(engine, tmp_path):
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(f'{{"question": "{i}?", "answer": "{i}", "passage": "p{i // 2}"}}\n' for i in range(6)))
+    entry = f"{{task: mine, items: {items}, metric: exact_match, filter: answer, modes: [direct], max_gen_toks: 4, "
+    entry += "role: monitor, margin: 0.1, cluster: %s}"
+    workload = prepare(spec_of(f"tasks: [{entry % 'passage'}]"), engine)[0]
+
+    assert sorted(item.cluster for item in workload.items) == ["p0", "p0", "p1", "p1", "p2", "p2"]
+    with pytest.raises(UsageError, match="cluster 'pasage' is no field of its documents"):
+        prepare(spec_of(f"tasks: [{entry % 'pasage'}]"), engine)

@@ -303,3 +303,29 @@ def test_judging_imports_neither_torch_nor_the_measuring_half():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "[]" == done.stdout.strip()
+
+
+def clustered(groups: int, size: int, lost: int):
+    """Items in clusters; in `lost` whole clusters every right answer became wrong."""
+    right = accuracy(groups * size, 0.7)
+    cluster = np.arange(groups * size) // size
+    manifest, samples = world({("bf16", "t", "direct"): right, ("fp8", "t", "direct"): right & (cluster >= lost)},
+                              margin=0.05)  # fmt: skip
+    samples["cluster"] = cluster[samples["position"]].astype(str)
+    return manifest, samples
+
+
+def test_a_loss_in_few_clusters_is_not_taken_for_many_independent_ones():
+    manifest, samples = clustered(40, 50, 4)
+    alone = judge_run(manifest, samples.drop(columns="cluster")).decisions[0].pooled
+    grouped = judge_run(manifest, samples).decisions[0].pooled
+
+    assert ("UNSAFE", "finite-sample") == (alone.verdict, alone.guarantee)
+    assert ("INCONCLUSIVE", "cluster t", "asymptotic") == (grouped.verdict, grouped.ci_kind, grouped.guarantee)
+    assert grouped.ci[1] - grouped.ci[0] > 2 * (alone.ci[1] - alone.ci[0])
+    assert grouped.p_unsafe >= alone.p_unsafe
+
+
+def test_clusters_of_one_item_are_no_obstacle_and_fewer_than_thirty_decide_nothing():
+    assert judge_run(*clustered(2000, 1, 10)).verdict == "SAFE"
+    assert judge_run(*clustered(20, 100, 1)).verdict == "INCONCLUSIVE"

@@ -229,3 +229,17 @@ def test_k_samples_an_item_are_cells_of_their_own_and_one_item_to_the_judge(suit
     assert texts.groupby("item_id")["output_text"].nunique().max() > 1
     assert texts["seed"].nunique() == len(texts) == 18
     assert next(d for d in run.decisions() if d.pooled.subject.mode == "direct").pooled.n == 12
+
+
+def test_every_arm_reads_the_answers_of_the_baseline(whole: workflow.Run):
+    rows = whole.stored.divergence()
+    counts = rows.groupby(["arm", "mode"]).size()
+    answers = whole.samples().query("arm == 'bf16'").set_index(["mode", "item_id"])["output_token_ids"]
+    written = answers.map(len, "ignore")
+
+    assert set(rows["arm"]) == {"bf16@aa", "fp8-ue8m0"}
+    assert counts["bf16@aa", "direct"] == counts["fp8-ue8m0", "direct"]
+    for (mode, item), own in rows[rows["arm"] == "fp8-ue8m0"].groupby(["mode", "item_id"]):
+        assert own["token"].tolist() == list(range(int(written[mode, item])))
+    assert rows.loc[rows["arm"] == "fp8-ue8m0", "kl"].mean() > rows.loc[rows["arm"] == "bf16@aa", "kl"].mean()
+    assert all(len(decision.divergence) == 2 for decision in whole.decisions())

@@ -30,7 +30,8 @@ def answer(session: Session, workload: Workload, group: Sequence[int], tags: dic
             at += len(item.requests)
     return [
         {"task": workload.spec.task, "mode": workload.mode, "item_id": item.item_id, "item_hash": item.item_hash,
-         "prompt_hash": item.prompt_hash, "position": position, "gold": item.gold, **row, **tags, "seed": seed}
+         "prompt_hash": item.prompt_hash, "position": position, "gold": item.gold, **row, **tags, "seed": seed,
+         "cluster": item.cluster}
         for position, item, row, seed in zip(group, items, scored, seeds, strict=True)
         if row is not None  # a log-likelihood that is no number: the item is missing, not wrong
     ]  # fmt: skip

@@ -29,6 +29,8 @@ class Item:
     """lm-eval's requests: one, or one an option."""
     requests: tuple[GenerateRequest | ScoreRequest, ...]
     gold: str
+    cluster: str | None
+    """What the item shares with others (a passage); None if it stands alone."""
     prompt_cut: bool
     """The prompt was longer than the context and lost its beginning."""
 
@@ -152,7 +154,7 @@ def _workload(run: RunSpec, source: Source, mode: Mode, how: tuple[Engine, tuple
     lm = EngineLM(engine, mode)
     generates = task.OUTPUT_TYPE == "generate_until"
     chat = run.chat and generates and bool(engine.tokenizer.chat_template)
-    ask = _Asker(lm, task, chat, (spec.max_gen_toks or {}).get(mode))
+    ask = _Asker(lm, task, chat, (spec.max_gen_toks or {}).get(mode), spec.cluster)
     chosen = source.order[: run.limit] if ends is None else source.order[: max(ends, default=0)]
     ends = windows(len(chosen)) if ends is None else ends
     contexts = ask.contexts(docs, set(chosen))
@@ -189,6 +191,8 @@ class _Asker:
     chat: bool
     budget: int | None
     """Generation budget in tokens; None for log-likelihood tasks."""
+    cluster: str | None
+    """Field of the document that names its cluster."""
 
     def contexts(self, docs: Seq[tuple[int, dict[str, Any], str]], chosen: set[int]) -> dict[int, Any]:
         """Prompt texts by index into `docs`. lm-eval draws few-shot examples document after document from one
@@ -227,8 +231,18 @@ class _Asker:
         return Item(
             item_id=f"{name}/{doc_id}", item_hash=digest, prompt_hash=_hash(prompt), prompt=prompt, doc=doc,
             instances=instances, requests=requests, gold=_gold(self.task, doc),
-            prompt_cut=any(n > _length(r) for n, r in zip(whole, requests, strict=True)),
+            cluster=self._cluster(doc), prompt_cut=any(n > _length(r) for n, r in zip(whole, requests, strict=True)),
         )  # fmt: skip
+
+    def _cluster(self, doc: dict[str, Any]) -> str | None:
+        if self.cluster is None:
+            return None
+        if self.cluster not in doc:
+            raise UsageError(
+                f"Task '{self.task.config.task}': cluster '{self.cluster}' is no field of its documents "
+                f"({', '.join(doc)})."
+            )
+        return str(doc[self.cluster])
 
 
 def _doc_hash(doc: dict[str, Any]) -> str:

@@ -91,6 +91,6 @@ def divergence_findings(found: tuple[Divergence, ...], candidate: str) -> list[F
     beside = "" if one.noise_ratio is None else f", {one.noise_ratio:,.0f} times that of two baseline runs"
     message = (
         f"{candidate} reads the baseline's answers with a mean KL divergence of {one.mean_kl:.3g} nats{beside}, and "
-        f"the same likeliest token on {percent(one.same_top)} of {one.n_tokens:,} tokens. A warning: run more items."
+        f"the same likeliest token on {percent(one.same_top)} of {one.n_tokens:,} tokens. No verdict: run more items."
     )
     return [Finding(code="DIVERGED", severity="error" if one.level == "alert" else "warning", message=message)]

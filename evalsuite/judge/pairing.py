@@ -31,7 +31,7 @@ FLAGS = ("correct", "parsed", "truncated", "tie")
 COLUMNS = (
     "task", "item_hash", "prompt_hash", "arm", "mode", "repeat", "position", "correct", "parsed", "truncated",
     "n_output_tokens", "choice_loglikelihoods", "tie", "prediction",
-    "gold_loglikelihood",
+    "gold_loglikelihood", "cluster",
 )  # fmt: skip
 """Columns of `samples.parquet` that judging reads; loading only these keeps the texts out of memory."""
 
@@ -78,6 +78,8 @@ class Grid:
     """Place in the seeded order (of its task)."""
     rank: IntArray
     """Place among the items of all tasks: the draw of a sequential run; `position` in a fixed plan."""
+    cluster: IntArray | None
+    """Items of one cluster share a number; None where every item stands alone."""
     duplicates: dict[str, int]
     """Task -> planned items dropped because an earlier one has the same content."""
     unplanned: int
@@ -93,7 +95,9 @@ class Scores(NamedTuple):
     """NaN where only the candidate answered."""
     cand: FloatArray
     repeats: int
-    """Samples an item: 1 means that the 2x2 table says all."""
+    """Samples an item: 1 means that the 2x2 table says all (if items are independent)."""
+    cluster: IntArray | None = None
+    """Items of one cluster share a number; None where every item stands alone."""
 
     def worst(self, r: float = 1.0) -> FloatArray:
         """Candidate minus `r` times baseline, an absent answer counted against the candidate."""
@@ -155,10 +159,22 @@ def lay_out(
     row_key = np.where((row_task >= 0) & (row_hash >= 0), row_task * (len(known) + 1) + row_hash, -1)
     item = pd.Index(key).get_indexer(pd.Index(row_key))
     columns = _columns(rows, item, _owed(open_cells or {}, names, task))
+    repeated = {n: int(k) for n, k in zip(names, lost, strict=True) if k}
     return Grid(
-        mode, names, task, hashes, position, rank, {n: int(k) for n, k in zip(names, lost, strict=True) if k},
+        mode, names, task, hashes, position, rank, _clusters(rows, item, len(key)), repeated,
         int(np.count_nonzero(item < 0)), columns,
     )  # fmt: skip
+
+
+def _clusters(rows: pd.DataFrame, item: IntArray, n: int) -> IntArray | None:
+    """A number for each of the `n` items; those without a cluster get one of their own."""
+    if "cluster" not in rows or not rows["cluster"].notna().any():
+        return None
+    named = rows["cluster"].notna().to_numpy(bool) & (item >= 0)
+    codes, _ = pd.factorize(rows["task"].astype(str) + "/" + rows["cluster"].astype(str))
+    cluster = n + np.arange(n)
+    cluster[item[named]] = codes[named]
+    return cluster
 
 
 def _owed(open_cells: Mapping[tuple[str, str], int], names: tuple[str, ...], task: IntArray) -> dict[str, IntArray]:
@@ -275,8 +291,10 @@ def pair(grid: Grid, base: str, cand: str) -> Pairing:
         parsed=_total(parsed),
         mismatches={name: int(k) for name, k in zip(grid.tasks, differing, strict=True) if k},
         first_mismatch=first,
-        scores=_scores(one, two, np.argsort(grid.rank, kind="stable")),
-        task_scores={name: _scores(one, two, np.flatnonzero(grid.task == i)) for i, name in enumerate(grid.tasks)},
+        scores=_scores(grid, (one, two), np.argsort(grid.rank, kind="stable")),
+        task_scores={
+            name: _scores(grid, (one, two), np.flatnonzero(grid.task == i)) for i, name in enumerate(grid.tasks)
+        },
     )
 
 
@@ -303,8 +321,10 @@ def _total(rows: list[dict[str, int]]) -> PairCounts:
     return PairCounts(**{name: sum(row[name] for row in rows) for name in rows[0]})
 
 
-def _scores(one: Column, two: Column, order: IntArray) -> Scores:
+def _scores(grid: Grid, arms: tuple[Column, Column], order: IntArray) -> Scores:
     """Mean scores in the given order, without items that neither arm answered or that are still open."""
+    one, two = arms
     base, cand = one.mean[order], two.mean[order]
     used = ~((np.isnan(base) & np.isnan(cand)) | (one.open | two.open)[order])
-    return Scores(base[used], cand[used], max(one.repeats, two.repeats))
+    cluster = None if grid.cluster is None else grid.cluster[order][used]
+    return Scores(base[used], cand[used], max(one.repeats, two.repeats), cluster)
