@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SUITE ?= reference
 RESULTS ?= results
 
-.PHONY: run test check clean
+.PHONY: run test test-long check clean
 
 run: $(VENV)/.run  ## measure, judge and publish the reference suite on the embedded model
 	$(BIN)/evalsuite run $(SUITE) --results $(RESULTS)
@@ -15,6 +15,9 @@ test: $(VENV)/.test  ## the quick, whole test of the product, the browser's incl
 	$(BIN)/ruff check evalsuite tests benchmarks
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long and not engines and not gpu" tests
+
+test-long: $(VENV)/.test  ## what takes minutes: verdicts known in advance over whole runs, rehearsals of benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "long" tests
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

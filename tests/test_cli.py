@@ -13,7 +13,9 @@ from evalsuite import workflow
 from evalsuite.cli import app, main
 from evalsuite.records import VERDICT_EXIT
 
-VERBS = ["run", "plan", "verdict", "show", "quantize", "publish", "list", "import", "conformance"]
+VERBS = [
+    "run", "plan", "verdict", "show", "quantize", "stress", "publish", "list", "import", "conformance",
+]  # fmt: skip
 
 
 def evalsuite(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

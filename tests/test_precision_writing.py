@@ -14,7 +14,7 @@ from evalsuite import resources
 from evalsuite.engines.local import LocalEngine
 from evalsuite.engines.shipped import load_shipped, plan
 from evalsuite.errors import CannotRunError, RefusedError, UsageError
-from evalsuite.precision import RECIPES, apply, writing
+from evalsuite.precision import RECIPES, apply, folders, writing
 from evalsuite.precision.checkpoints import read
 from evalsuite.precision.layouts import LAYOUTS, layout_of
 from evalsuite.precision.writing import write
@@ -174,7 +174,7 @@ def test_a_large_model_is_written_in_shards_that_together_are_the_one_file(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     made(tiny_model, "fp8-e4m3", tmp_path / "one")
-    monkeypatch.setattr(writing, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(folders, "SHARD_BYTES", 100_000)
     made(tiny_model, "fp8-e4m3", tmp_path / "many")
     files = sorted(p.name for p in (tmp_path / "many").glob("*.safetensors"))
     tensors = {}

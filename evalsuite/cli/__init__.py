@@ -21,6 +21,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "verdict": looking.verdict,
     "show": looking.show,
     "quantize": checkpoints.quantize,
+    "stress": checkpoints.stress,
     "publish": looking.publish,
     "list": looking.list_,
     "import": importing.import_,

@@ -1,4 +1,4 @@
-"""`quantize`: write the checkpoint of an arm, as it was judged."""
+"""`quantize`, `stress`: write checkpoints: that of an arm, as it was judged; a copy with a planted fault."""
 
 import sys
 import time
@@ -26,9 +26,10 @@ def quantize(
     """Write the checkpoint of an arm: its codes and scales, in the layout that transformers and vLLM load."""
     common.answer_in_json(as_json)
     from evalsuite.engines.models import locate
+    from evalsuite.precision.folders import check_target
     from evalsuite.precision.layouts import layout_of
     from evalsuite.precision.recipes import recipe as named
-    from evalsuite.precision.writing import check_master, check_target, write
+    from evalsuite.precision.writing import check_master, write
     from evalsuite.records import ModelRef
 
     wanted = named(recipe)
@@ -49,6 +50,34 @@ def quantize(
         typer.echo(f"note    {len(done.odd)} weights are no multiple of 128 in size ({done.odd[0]} first): "
                    "transformers and vLLM refuse such shapes; evalsuite runs them")  # fmt: skip
     typer.echo(f"next    an arm `{{id: shipped, model: {done.folder}, recipe: as-shipped}}` in a suite")
+
+
+def stress(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="`reference`, a folder or a hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: a new one, or an empty one.")],
+    fault: Annotated[
+        str, typer.Option(help="`outlier-channels` (computes the same in BF16) or `weight-noise` (a real loss).")
+    ] = "outlier-channels",
+    strength: Annotated[
+        float | None, typer.Option(help="How strong: default 64 times, or noise of 0.1 of a matrix's spread.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a copy of a model with a planted fault: does the format, does the suite notice?"""
+    common.answer_in_json(as_json)
+    from evalsuite.engines.models import locate, weights_sha256
+    from evalsuite.precision.stress import plant
+    from evalsuite.records import ModelRef
+
+    strength = strength if strength is not None else 0.1 if fault == "weight-noise" else 64.0
+    changed = plant(locate(ModelRef(id=model)), fault, strength, out)
+    if as_json:
+        digest = weights_sha256(out)
+        document = {"path": str(out), "fault": fault, "strength": strength, "tensors": changed}
+        common.print_json({"stressed": {**document, "weights_sha256": digest}})
+        return
+    typer.echo(f"{out}: {fault} of strength {strength:g} in {changed} tensors")
+    typer.echo(f"next    evalsuite run --model {out} --arms int8-row,fp8-ue8m0")
 
 
 def _document(done: "Written", recipe: str) -> dict[str, Any]:
