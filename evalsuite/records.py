@@ -165,7 +165,9 @@ class DecisionSpec(Noun):
     alpha: float = 0.05
     design: Literal["fixed", "sequential"] = "fixed"
     estimand: Literal["population", "benchmark"] = "population"
-    psi_plan: float = 0.05
+    recovery: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the baseline's accuracy that must be kept (0.99), in place of the pooled margin; None: the margin."""
+    psi_plan: float = Field(default=0.05, gt=0, le=1)
     """Expected share of items whose correctness differs between the arms: sets the stakes of the sequential design."""
     window: int = Field(default=512, ge=1)
     """Sequential design: items of a mode between two looks."""

@@ -243,3 +243,12 @@ def test_every_arm_reads_the_answers_of_the_baseline(whole: workflow.Run):
         assert own["token"].tolist() == list(range(int(written[mode, item])))
     assert rows.loc[rows["arm"] == "fp8-ue8m0", "kl"].mean() > rows.loc[rows["arm"] == "bf16@aa", "kl"].mean()
     assert all(len(decision.divergence) == 2 for decision in whole.decisions())
+
+
+def test_what_the_suite_declares_about_the_decision_stands_in_its_plans(suite, tmp_path: Path):
+    path = suite(limit=4)
+    path.write_text(path.read_text().replace("{margin: 0.02}", "{margin: 0.02, recovery: 0.97, psi_plan: 0.12}"))
+    plans = workflow.run(resolved(path), workflow.Options(results=tmp_path / "r")).manifest.plans
+
+    assert {plan.psi_plan for plan in plans.values()} == {0.12}
+    assert (plans["pooled.direct"].relative, plans["ref_ordering_mc.direct"].relative) == (0.97, None)

@@ -56,16 +56,18 @@ def _plans(spec: RunSpec, workloads: Sequence[Workload]) -> dict[str, Plan]:
         for workload in own:
             task = workload.spec
             plans[f"{task.task}.{mode}"] = _plan(spec, [workload], task.margin, role=task.role)
-        plans[f"pooled.{mode}"] = _plan(spec, own, spec.decision.margin)
+        pooled = _plan(spec, own, spec.decision.margin)
+        plans[f"pooled.{mode}"] = pooled.model_copy(update={"relative": spec.decision.recovery})
     return plans
 
 
 def _plan(spec: RunSpec, workloads: Sequence[Workload], margin: float, role: Any = "certify") -> Plan:
     hashes = [item.item_hash for w in workloads for item in w.items]
-    chance = sum((w.spec.chance or 0.0) * len(w.items) for w in workloads) / len(hashes)
+    chance = sum((w.spec.chance or 0.0) * len(w.items) for w in workloads) / max(len(hashes), 1)
     return Plan(
         margin=margin, alpha_safe=spec.decision.alpha, alpha_unsafe=spec.decision.alpha, design=spec.decision.design,
         estimand=spec.decision.estimand, n_planned=len(hashes), order_seed=spec.seed, role=role, chance=chance,
+        psi_plan=spec.decision.psi_plan,
         items_sha256=hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
     )  # fmt: skip
 
