@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from evalsuite.engines import GenerateRequest, ScoreRequest
-from evalsuite.engines.local import LocalEngine, sample
+from evalsuite.engines.batch import sample
+from evalsuite.engines.local import LocalEngine
 from evalsuite.engines.models import eos_ids, locate, weights_sha256
 from evalsuite.errors import CannotRunError
 from evalsuite.harness import noted

@@ -178,7 +178,7 @@ def test_resuming_over_changed_items_is_refused(suite, tmp_path: Path):
 
 
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from evalsuite.engines.local import LocalSession
+    from evalsuite.engines.session import LocalSession
 
     def fail(*_: object) -> None:
         raise RuntimeError("kernel fell over\nsecond line")
@@ -195,7 +195,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(suite, tmp_path: Path, 
 
 
 def test_an_engine_that_runs_another_recipe_than_asked_fails_the_cell(suite, tmp_path: Path, monkeypatch):
-    from evalsuite.engines.local import LocalSession
+    from evalsuite.engines.session import LocalSession
 
     kind = LocalSession.__init__
 

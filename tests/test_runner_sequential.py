@@ -102,7 +102,7 @@ def test_more_items_continue_undecided_arms_and_keep_what_was_answered(sequentia
 
 
 def test_a_failed_cell_does_not_go_on_and_is_tried_again_on_resume(sequential, tmp_path: Path, monkeypatch):
-    from evalsuite.engines.local import LocalSession
+    from evalsuite.engines.session import LocalSession
 
     real, calls = LocalSession.score, iter(range(10**6))
 
