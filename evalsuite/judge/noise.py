@@ -11,9 +11,8 @@ import math
 
 import numpy as np
 from scipy.special import stdtrit
-from scipy.stats import binomtest
 
-from evalsuite.judge.exact import IntArray
+from evalsuite.judge.exact import IntArray, mcnemar_exact
 from evalsuite.judge.pairing import BoolArray, Grid
 from evalsuite.judge.words import beyond_noise
 from evalsuite.records import Excess, Flips
@@ -48,6 +47,6 @@ def triple_test(noise: BoolArray, change: BoolArray) -> Flips:
     excess = float(difference.mean())
     return Flips(
         aa=float(noise.mean()), ab=float(change.mean()), excess=excess, ci=(excess - half, excess + half),
-        p=float(binomtest(x, x + y, alternative="greater").pvalue) if x + y else 1.0,
+        p=mcnemar_exact(x, y),
     )  # fmt: skip
 
