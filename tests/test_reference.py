@@ -95,7 +95,7 @@ def test_an_example_fits_its_budget(family):
     )
 
     assert sizes[180] <= 250
-    assert sizes[-1] <= 320
+    assert sizes[-1] <= 360  # a training row
 
 
 def test_one_reduction_keeps_the_value_of_an_expression():
@@ -151,11 +151,11 @@ def test_hashes_ignore_what_a_reader_would_not_see():
 
 
 def test_the_stream_drops_forbidden_questions_and_says_how_many():
-    free = Stream(5, encode, frozenset(), 320)
+    free = Stream(2, encode, frozenset(), 320)
     item_hash = hashes.text_hash(prompts_question(free))
-    stream = Stream(5, encode, frozenset({item_hash}), 320)
+    stream = Stream(2, encode, frozenset({item_hash}), 320)
 
-    assert prompts_question(stream) != prompts_question(Stream(5, encode, frozenset(), 320))
+    assert prompts_question(stream) != prompts_question(Stream(2, encode, frozenset(), 320))
     assert stream.dropped == 1
 
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from evalsuite.reference import recall
 from evalsuite.reference.families import FAMILIES, Item
 from evalsuite.reference.hashes import question_hashes
 from evalsuite.reference.prompts import END, Form, prompt_of, response_of
@@ -26,6 +27,9 @@ CHOICE_SHARE = 0.2
 DIRECT_SHARE = 0.4
 EASY_START = 0.25
 EASY_UNTIL = 0.2
+RECALL_START = 0.6
+RECALL_END = 0.1
+RECALL_UNTIL = 0.15
 Encode = Callable[[str], list[int]]
 
 
@@ -79,6 +83,11 @@ def ceiling(progress: float) -> float:
     return min(1.0, EASY_START + (1 - EASY_START) * progress / EASY_UNTIL)
 
 
+def recall_share(progress: float) -> float:
+    """Share of examples that are exercises in looking up: most at first, then a few so that it is not lost."""
+    return max(RECALL_END, RECALL_START + (RECALL_END - RECALL_START) * progress / RECALL_UNTIL)
+
+
 def choose_forms(rng: random.Random, item: Item) -> tuple[Form, ...]:
     """Raw multiple choice sometimes, where there are options; otherwise thinking, often beside a direct answer."""
     draw = rng.random()
@@ -103,6 +112,8 @@ class Stream:
         while True:
             rng = random.Random(f"{self.seed}:{self.number}")
             self.number += 1
+            if rng.random() < recall_share(progress):
+                return self._recall(rng, len(names))
             name = rng.choices(names, weights)[0]
             item = FAMILIES[name](rng, rng.uniform(0.0, ceiling(progress)))
             if question_hashes(item.question) & self.forbidden:
@@ -114,6 +125,12 @@ class Stream:
                 continue
             self.questions.append(hashlib.sha256(item.question.encode()).digest()[:8])
             return example
+
+    def _recall(self, rng: random.Random, family: int) -> Example:
+        """A list of pairs as the question, and each pair as a branch: its key without loss, its value with."""
+        text, pairs = recall.exercise(rng)
+        branches = [(self.encode(f" {key}"), self.encode(f" {value}")) for key, value in pairs]
+        return Example(family, self.encode(text), branches)
 
     def _build(self, family: int, item: Item, forms: tuple[Form, ...]) -> Example:
         prompts = [prompt_of(item.question, form) for form in forms]

@@ -52,7 +52,7 @@ class Settings:
     """Budget in steps; makes the run repeatable."""
     tiny: bool = False
     """A toy size for tests."""
-    length: int = 320
+    length: int = 360
     """Tokens in a row."""
     rows: int = 10
     """Rows in a step."""

@@ -1,9 +1,11 @@
 """Truth-tellers, Boolean expressions and ordering.
 
-* truth: each line holds what is claimed, what is known, and the verdict: a comparison of two words.
+* truth: each line names who is known, who speaks about them, what is claimed, and the verdict. A line begins with the
+name that the line before ended on, so the next speaker is found by looking that very name up.
 * boolean: the whole expression is written again after every single reduction.
-* ordering: statements become letter relations (the letters of the options), then the order is written out with
-numbered places.
+* ordering: statements become letter relations (the letters of the options), one a line behind the names; then place
+after place is filled with a letter that stands behind no other, and what is left of relations and letters is written
+again.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def truth(rng: random.Random, difficulty: float) -> Item:
     for before, name in itertools.pairwise(people):
         claim = rng.random() < 0.5
         sentences.append(f"{name} says {before} {words[claim]}.")
-        lines.append(f"{name} says {before} {WORD[claim]}, is {WORD[known]}: {WORD[claim == known]}")
+        lines.append(f"{before} {WORD[known]}, {name} says {WORD[claim]}: {name} {WORD[claim == known]}")
         known = claim == known
     if rng.random() < difficulty:
         rng.shuffle(sentences)
@@ -207,13 +209,29 @@ def ordering(rng: random.Random, difficulty: float) -> Item:
     )
     stem += "".join(" " + re.sub(r"(?<=\w )The ", "the ", _say(scene, names, clue, rng)) for clue in clues)
     letters, options = _lettered(rng, [f"{name} {scene.verb} {place}" for name in names])
-    lines = [
-        ", ".join(f"{letters[a]} < {letters[b]}" if sign == "<" else f"{letters[a]} = {b}" for a, sign, b in clues)
-    ]
-    lines.append(" ".join(f"{k} {letters[order.index(k)]}" for k in range(1, size + 1)))
-    lines.append(f"{rank} {letters[order.index(rank)]}")
+    lines = [_relation(things, letters, clue) for clue in clues]
+    left = sorted(range(size), key=lambda thing: letters[thing])
+    told: list[Clue] = []  # the relations stand above the first line already
+    for k in range(1, size):
+        lines += [_remaining(letters, told, left), f"{k} {letters[order.index(k)]}"]
+        left.remove(order.index(k))
+        told = [clue for clue in clues if clue[0] in left]
+    lines.append(f"{size} {letters[order.index(size)]}")
     answer = f"({letters[order.index(rank)]})"
     return Item("ordering", with_options(stem, options), thinking(lines), answer, tuple(options))
+
+
+def _relation(things: list[str], letters: list[str], clue: Clue) -> str:
+    """A clue with the letters of its things: `hatchback B < taxi C`."""
+    thing, sign, other = clue
+    second = str(other) if sign == "=" else f"{things[other]} {letters[other]}"
+    return f"{things[thing]} {letters[thing]} {sign} {second}"
+
+
+def _remaining(letters: list[str], clues: list[Clue], left: list[int]) -> str:
+    """What still has to be decided: relations, then the letters without a place."""
+    told = [f"{letters[a]}{sign}{letters[b] if sign == '<' else b}" for a, sign, b in clues]
+    return f"{' '.join([*told, ';'])} {' '.join(letters[thing] for thing in left)}"
 
 
 def _lettered(rng: random.Random, options: list[str]) -> tuple[list[str], list[str]]:

@@ -150,7 +150,7 @@ def _shift_date(month: int, day: int, shift: int) -> tuple[list[str], int, int]:
         lines, day = [equation(day, "+", shift)], day + shift
         while True:
             name, length = MONTHS[month % 12]
-            lines.append(f"{name} {length}")
+            lines.append(f"{month % 12 + 1:02} {name} {length}")
             if day <= length:
                 return lines, month, day
             lines.append(equation(day, "-", length))
@@ -159,7 +159,7 @@ def _shift_date(month: int, day: int, shift: int) -> tuple[list[str], int, int]:
     while day + shift < 1:
         month -= 1
         name, length = MONTHS[month % 12]
-        lines += [f"{name} {length}", equation(day, "+", length)]
+        lines += [f"{month % 12 + 1:02} {name} {length}", equation(day, "+", length)]
         day += length
     lines.append(equation(day, "-", -shift))
     return lines, month, day + shift
@@ -172,7 +172,7 @@ def _date(rng: random.Random, difficulty: float) -> Answered:
     shift = rng.choice((1, -1)) * rng.randint(1, 7 + round(33 * difficulty))
     lines, new_month, new_day = _shift_date(month, day, shift)
     name = MONTHS[new_month % 12][0]
-    lines.append(f"{name} {new_day}")
+    lines = [f"{month + 1:02} {MONTHS[month][0]} {day}", *lines, f"{new_month % 12 + 1:02} {name} {new_day}"]
     if rng.random() < 0.5:
         way = f"in {abs(shift)} days" if shift > 0 else f"{abs(shift)} days ago"
         ask = f"What date will it be {way}?" if shift > 0 else f"What date was it {way}?"

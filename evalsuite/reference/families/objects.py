@@ -1,14 +1,15 @@
 """Things that change hands, are counted or are looked up.
 
-* tracking: after every swap the full state is written again, each person with the letter of the option held.
+* tracking: what each of two people holds (the letter of the option) is looked up, then the full state is written again.
 * counting: a running total, one line a kind of thing; what does not count is said not to.
-* lookup: one line a hop through a list of arrows, or one line a row of a table.
+* lookup: one line a hop through a list of arrows (from, to), or one line a row of a table.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 from evalsuite.reference.families.arithmetic import equation
 from evalsuite.reference.families.item import LETTERS, Item, arrange, listing, span, thinking, with_options
@@ -78,8 +79,9 @@ def tracking(rng: random.Random, difficulty: float) -> Item:
     state = {person: LETTERS[shown.index(thing)] for person, thing in zip(people, things, strict=True)}
     lines = [" ".join(f"{person} {letter}" for person, letter in state.items())]
     for one, two in swaps:
+        before = f"{one} {state[one]}, {two} {state[two]}: "
         state[one], state[two] = state[two], state[one]
-        lines.append(f"{one} {two}: " + " ".join(f"{person} {letter}" for person, letter in state.items()))
+        lines.append(before + " ".join(f"{person} {letter}" for person, letter in state.items()))
     asked = rng.choice(people)
     begin = listing([scene.holds.format(person, thing) for person, thing in zip(people, things, strict=True)])
     told = [scene.swap.format(*pair) for pair in swaps]
@@ -126,7 +128,7 @@ def _arrows(rng: random.Random, difficulty: float) -> tuple[str, list[str], str]
     start = rng.randrange(len(places))
     path = [places[(start + hop) % len(places)] for hop in range(hops + 1)]
     rng.shuffle(pairs)
-    lines = [f"{hop} {place}" for hop, place in enumerate(path)]
+    lines = [f"{hop} {here} {there}" for hop, (here, there) in enumerate(pairwise(path), start=1)]
     return " ".join(told.format(*pair) for pair in pairs) + " " + ask.format(path[0], hops), lines, path[-1]
 
 
