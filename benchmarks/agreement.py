@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from lm_eval.tasks import TaskManager
 
 from evalsuite import machine, resources, tasks
 from evalsuite.engines.local import LocalEngine
+from evalsuite.engines.models import weights_sha256
 from evalsuite.harness import answer, prepare
 from evalsuite.located import parse
 from evalsuite.precision.recipes import RECIPES
@@ -121,10 +123,11 @@ def main() -> None:
     }  # fmt: skip
     made: dict[str, dict[str, float]] = {}
     seconds: dict[str, float | None] = {}
+    weights = weights_sha256(resources.reference_model())
     for name, stage in stages.items():
         if args.fp32_only and "bf16" in name:
             continue
-        made[name], seconds[name] = kept(work, f"{name}, {args.items}", lambda stage=stage: stage(made))
+        made[name], seconds[name] = kept(work, f"{name}, {args.items}, {weights[:8]}", lambda stage=stage: stage(made))
         print(f"{name}: {seconds[name]} s, {len(made[name])} items", file=sys.stderr, flush=True)
     text = json.dumps(report(made, seconds, args.items), indent=1)
     print(text)
@@ -159,15 +162,21 @@ def report(made: dict[str, dict[str, float]], seconds: dict[str, float], items: 
         own = len(differing(made["stock bf16, batch 1"], made["stock bf16, batch 64"]))
         against = {b: len(differing(made["evalsuite bf16"], made[f"stock bf16, batch {b}"])) for b in (1, 64)}
         allowed = 2 * own + 0.005 * len(fp32)
+        pairs = {"stock 1, stock 64": ("stock bf16, batch 1", "stock bf16, batch 64"),
+                 "evalsuite, stock 64": ("evalsuite bf16", "stock bf16, batch 64"),
+                 "evalsuite, fp32": ("evalsuite bf16", "evalsuite fp32"),
+                 "stock 64, fp32": ("stock bf16, batch 64", "evalsuite fp32")}  # fmt: skip
+        by_task = {name: Counter(i.split("/")[0] for i in differing(made[a], made[b]))
+                   for name, (a, b) in pairs.items()}  # fmt: skip
         bf16 = {"stock_1_against_64": own, "evalsuite_against_stock": against, "allowed": allowed,
-                "passes": max(against.values()) <= allowed}  # fmt: skip
+                "passes": max(against.values()) <= allowed, "differing_by_task": by_task}  # fmt: skip
     return {
         "fp32": {"items": len(fp32), "ties": len(ties), "differing": wrong, "items_thinking":
                  len(made["evalsuite fp32, thinking"]), "differing_thinking": thinking,
                  "passes": not wrong and not thinking},
         "bf16": bf16, "seconds": seconds,
         "accuracy": {name: round(sum(v.values()) / len(v), 4) for name, v in made.items()},
-        "threads": torch.get_num_threads(), "machine": machine.facts(), "software": machine.software(),
+        "weights_sha256": weights_sha256(resources.reference_model()), "threads": torch.get_num_threads(), "machine": machine.facts(), "software": machine.software(),
         "command": "python benchmarks/agreement.py" + (f" --items {items}" if items else ""),
     }  # fmt: skip
 
