@@ -176,7 +176,8 @@ def report(made: dict[str, dict[str, float]], seconds: dict[str, float], items: 
                  "passes": not wrong and not thinking},
         "bf16": bf16, "seconds": seconds,
         "accuracy": {name: round(sum(v.values()) / len(v), 4) for name, v in made.items()},
-        "weights_sha256": weights_sha256(resources.reference_model()), "threads": torch.get_num_threads(), "machine": machine.facts(), "software": machine.software(),
+        "weights_sha256": weights_sha256(resources.reference_model()),
+        "threads": torch.get_num_threads(), "machine": machine.facts(), "software": machine.software(),
         "command": "python benchmarks/agreement.py" + (f" --items {items}" if items else ""),
     }  # fmt: skip
 

@@ -185,7 +185,7 @@ def _pace(manifests: Sequence[Manifest], here: dict[str, Any]) -> dict[tuple[str
 def judge(stored: StoredRun, runs: Sequence[StoredRun]) -> Judgement:
     """Judge one run, each decision numbered among the attempts at the same question in its store (`runs`)."""
     from evalsuite.judge import judge_run
-    from evalsuite.judge.pairing import COLUMNS
+    from evalsuite.judge.layout import COLUMNS
 
     own = stored.manifest
     earlier = [run.manifest for run in runs if run.manifest.created < own.created]

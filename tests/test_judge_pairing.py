@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalsuite.judge.pairing import COLUMNS, lay_out, pair
+from evalsuite.judge.layout import COLUMNS, lay_out
+from evalsuite.judge.pairing import pair
 from evalsuite.records import (
     SAMPLE_COLUMNS,
     Arm,

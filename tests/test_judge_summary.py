@@ -329,3 +329,13 @@ def test_a_loss_in_few_clusters_is_not_taken_for_many_independent_ones():
 def test_clusters_of_one_item_are_no_obstacle_and_fewer_than_thirty_decide_nothing():
     assert judge_run(*clustered(2000, 1, 10)).verdict == "SAFE"
     assert judge_run(*clustered(20, 100, 1)).verdict == "INCONCLUSIVE"
+
+
+def test_a_task_without_clusters_keeps_its_exact_test_beside_one_that_has_them():
+    right = accuracy(1000, 0.7)
+    answers = {(arm, task, "direct"): right for arm in ("bf16", "fp8") for task in ("alone", "grouped")}
+    manifest, samples = world(answers)
+    samples["cluster"] = np.where(samples["task"] == "grouped", (samples["position"] // 10).astype(str), None)
+    kinds = {d.subject.task: d.ci_kind for d in judge_run(manifest, samples).decisions[0].tasks}
+
+    assert kinds == {"alone": "score", "grouped": "cluster t"}

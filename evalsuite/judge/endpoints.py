@@ -12,8 +12,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from evalsuite.judge.exact import exact_p, tango_ci
+from evalsuite.judge.layout import BoolArray, Column, Grid
 from evalsuite.judge.means import MIN_ITEMS, t_paired
-from evalsuite.judge.pairing import BoolArray, Column, Grid
 from evalsuite.records import Endpoint
 
 RATE_LIMIT = 0.005

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from evalsuite.judge.pairing import Grid, Pairing
+from evalsuite.judge.layout import Grid
+from evalsuite.judge.pairing import Pairing
 from evalsuite.judge.words import percent
 from evalsuite.records import CellRecord, Finding, Manifest
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from evalsuite.judge.exact import IntArray, mcnemar_exact
-from evalsuite.judge.pairing import BoolArray, Grid
+from evalsuite.judge.layout import BoolArray, Grid
 from evalsuite.judge.words import beyond_noise
 from evalsuite.records import Excess, Flips
 

@@ -1,6 +1,6 @@
 """Everything concluded from one run: manifest and samples in, `Judgement` out.
 
-For every mode of the run the samples are laid out once (`pairing`); every candidate is paired with the baseline,
+For every mode of the run the samples are laid out once (`layout`); every candidate is paired with the baseline,
 decided pooled and task by task under the plans that were written before the first item (`verdict`), and the release
 rule is applied (`release`). A task that lacks a mode (multiple choice has direct mode only) is not in that mode's pool.
 
@@ -17,8 +17,9 @@ from evalsuite.judge.divergence import divergence_findings, divergences
 from evalsuite.judge.endpoints import endpoints
 from evalsuite.judge.exact import wilson
 from evalsuite.judge.findings import pair_findings, run_findings
+from evalsuite.judge.layout import COLUMNS, Grid, lay_out
 from evalsuite.judge.noise import excess_flips
-from evalsuite.judge.pairing import COLUMNS, Grid, Pairing, Scores, lay_out, pair
+from evalsuite.judge.pairing import Pairing, Scores, pair
 from evalsuite.judge.release import Noise, decide_suite
 from evalsuite.judge.verdict import decide, invalid
 from evalsuite.records import (
@@ -45,7 +46,7 @@ def judge_run(
 ) -> Judgement:
     """Judge one run.
 
-    `samples`: rows of `samples.parquet` of all cells, in any order; only `pairing.COLUMNS` are read. `attempts`:
+    `samples`: rows of `samples.parquet` of all cells, in any order; only `layout.COLUMNS` are read. `attempts`:
     candidate -> which run of the same question this is (1 where it is not named). `divergence`: rows of all cells, with
     their `arm` and `mode`, where it was measured. The same manifest and samples always
     give the same judgement. ValueError for an impossible plan; bad data is not an error but an INVALID decision.
