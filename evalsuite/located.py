@@ -1,9 +1,10 @@
-"""YAML in which every value knows its line: the reader behind suite files and the task catalogue.
+"""Files whose errors name their place: YAML in which every value knows its line (suites, catalogue), text and JSON.
 
 Stricter than plain YAML 1.1: duplicate keys are errors, and only `true`/`false` are Booleans (`no`, `off` stay text).
 Validation errors of pydantic are reported as `file:line:column: path: what is wrong`, all at once, with a near word.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from evalsuite.errors import CannotRunError, SuiteError, did_you_mean
+from evalsuite.errors import CannotRunError, EvalsuiteError, SuiteError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 Path_ = tuple[str | int, ...]
@@ -74,13 +75,25 @@ def parse(text: str, source: str) -> Located:
 
 def read(path: Path) -> Located:
     """Parse a YAML file; CannotRunError if it cannot be read."""
+    return parse(read_text(path), str(path))
+
+
+def read_text(path: Path, broken: type[EvalsuiteError] = SuiteError) -> str:
+    """The text of a file; CannotRunError if it cannot be read, `broken` if it is not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CannotRunError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
-        raise SuiteError(f"{path}:1:1: not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    return parse(text, str(path))
+        raise broken(f"{path}:1:1: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+
+
+def read_json(path: Path, broken: type[EvalsuiteError] = SuiteError) -> Any:
+    """The document of a JSON file; errors as `read_text`, and `broken` with the place of a syntax error."""
+    try:
+        return json.loads(read_text(path, broken))
+    except json.JSONDecodeError as error:
+        raise broken(f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg}).") from None
 
 
 def _walk(node: yaml.Node, path: Path_, marks: dict[Path_, tuple[int, int]], source: str) -> None:

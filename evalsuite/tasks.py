@@ -12,7 +12,7 @@ from typing import Any
 
 from evalsuite import resources
 from evalsuite.errors import CannotRunError, SuiteError
-from evalsuite.located import read, validate
+from evalsuite.located import read, read_json, read_text, validate
 from evalsuite.records import TaskSpec
 
 
@@ -32,14 +32,8 @@ def own_files() -> dict[str, Path]:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, one a line; SuiteError with `file:line:column` for a broken line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CannotRunError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise SuiteError(f"{path}:1:1: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -92,10 +86,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SuiteError(f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg}).") from None
+    data = read_json(path)
     if isinstance(data, dict):
         lists = [value for value in data.values() if isinstance(value, list)]
         data = lists[0] if len(lists) == 1 else None

@@ -157,3 +157,10 @@ def test_a_full_disk_leaves_the_old_manifest_whole(tmp_path: Path, monkeypatch: 
     assert (writer.path / "manifest.json").read_bytes() == before
     assert json.loads(before)["status"] == "running"
     assert [p.name for p in writer.path.iterdir() if p.suffix == ".partial"] == []
+
+
+def test_a_manifest_that_is_no_text_is_told_with_its_place(tmp_path: Path):
+    (tmp_path / "manifest.json").write_bytes(b'{"schema_version": "\xff"}')
+
+    with pytest.raises(SchemaError, match=r"manifest\.json:1:1: not UTF-8 text"):
+        read_manifest(tmp_path / "manifest.json")

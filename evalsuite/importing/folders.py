@@ -7,7 +7,6 @@ A folder that holds several runs gives the newest one, and says so. Everything e
 says what to do.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalsuite.errors import CannotRunError, SuiteError, UsageError
+from evalsuite.errors import SuiteError, UsageError
+from evalsuite.located import read_json
 
 TIME = r"\d{4}-\d{2}-\d{2}T\d{2}-\d{2}-\d{2}(?:\.\d+)?"
 SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:_(?P<time>{TIME}))?\.jsonl(?:\.gz)?")
@@ -149,14 +149,7 @@ def _nothing(path: Path) -> UsageError:
 
 def read_results(path: Path) -> dict[str, Any]:
     """A results file; SuiteError with the place if it is broken."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SuiteError(f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg}).") from None
-    except UnicodeDecodeError as error:
-        raise SuiteError(f"{path}:1:1: not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except OSError as error:
-        raise CannotRunError(f"{path}: cannot be read ({error.strerror}).") from None
+    data = read_json(path)
     return data if isinstance(data, dict) else {}
 
 

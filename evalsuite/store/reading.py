@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from evalsuite.errors import CannotRunError, SchemaError
+from evalsuite.errors import SchemaError
+from evalsuite.located import read_json
 from evalsuite.records import DIVERGENCE_COLUMNS, SAMPLE_COLUMNS, SCHEMA, Manifest
 from evalsuite.store.files import Row, read_parquet, rows_table
 
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
 def read_manifest(path: Path) -> Manifest:
     """Read `manifest.json`; SchemaError for a newer or unversioned schema or a broken file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise SchemaError(f"{path}:{error.lineno}:{error.colno}: not valid JSON ({error.msg}).") from None
-    except OSError as error:
-        raise CannotRunError(f"{path}: cannot be read ({error.strerror}).") from None
+    data = read_json(path, SchemaError)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if not isinstance(version, int):
         raise SchemaError(f"{path}: no schema_version; this is not a manifest that evalsuite wrote.")
