@@ -118,3 +118,51 @@ def test_the_restricted_search_keeps_its_error_rate_by_enumeration():
         rates.append(float(np.sum(binom.pmf(b, n, p10) * binom.pmf(c, n - b, share))))
 
     assert 0.03 < max(rates) <= alpha
+
+
+def newcombe(a, c, b, d, *, corrected):
+    """Newcombe's hybrid interval of a paired difference from Wilson's intervals of both shares (methods 8 and 10).
+    (a, x12, x21, d) as published; theta = p1 - p2."""
+    n = a + c + b + d
+    p1, p2 = (a + c) / n, (a + b) / n
+    (l1, u1), (l2, u2) = (stats.wilson(k, n, 0.95) for k in (a + c, a + b))
+    marginals = (a + c) * (b + d) * (a + b) * (c + d)
+    product = a * d - c * b
+    if corrected and product > 0:
+        product = max(product - n / 2, 0)
+    phi = product / math.sqrt(marginals) if marginals else 0.0
+
+    def half(x: float, y: float) -> float:
+        return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
+
+    return (p1 - p2 - half(p1 - l1, u2 - p2), p1 - p2 + half(u1 - p1, p2 - l2))
+
+
+@pytest.mark.parametrize(
+    ("table", "corrected", "interval"),
+    [
+        ((20, 12, 2, 16), False, (0.0618, 0.3242)),
+        ((20, 12, 2, 16), True, (0.0562, 0.3292)),
+        ((1, 1, 7, 12), True, (-0.507, -0.026)),
+        ((8, 3, 1, 2), True, (-0.1574, 0.4136)),
+    ],
+)
+def test_wilson_intervals_make_the_published_newcombe_intervals(table, corrected, interval):
+    digits = 5e-4 if table == (1, 1, 7, 12) else 5e-5
+
+    assert newcombe(*table, corrected=corrected) == pytest.approx(interval, abs=digits)
+
+
+def test_exact_mcnemar_less_half_its_last_term_is_the_published_mid_p():
+    exact = stats.mcnemar_exact(7, 1, "two-sided")
+    last = math.comb(8, 1) / 2**8
+
+    assert (exact, exact - last) == (pytest.approx(0.0703, abs=5e-5), pytest.approx(0.0391, abs=5e-5))
+
+
+@pytest.mark.parametrize(("samples", "items"), [(1, 3876), (10, 1260), (math.inf, 969)])
+def test_variance_components_give_the_published_items_for_k_samples(samples, items):
+    parts = stats.Variances(between=1 / 9, within_base=1 / 6, within_cand=1 / 6)
+    variance = parts.between + (parts.within_base + parts.within_cand) / samples
+
+    assert (1.959964 + 0.841621) ** 2 * variance / 0.03**2 == pytest.approx(items, abs=1)
