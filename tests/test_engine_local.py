@@ -228,3 +228,44 @@ def test_arms_are_emulated_where_nothing_is_native_and_native_on_demand_is_an_er
         demanding = LocalEngine(ModelRef(id=str(tiny_model)), {"execution": "native"})
         with pytest.raises(CannotRunError, match="does not run natively"), demanding.open(arm(demanding, "fp8-ue8m0")):
             pass
+
+
+def test_a_group_that_does_not_fit_is_halved_and_no_larger_one_is_tried_again(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+):
+    asked = [ScoreRequest((5, 6, 7, n), (8,)) for n in range(8)]
+    tried: list[int] = []
+    with engine.open(arm(engine)) as session:
+        whole = session.score(asked)
+        logits = session._forward.logits
+
+        def small(requests: list[ScoreRequest]):
+            tried.append(len(requests))
+            if len(requests) > 3:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+            return logits(requests)
+
+        monkeypatch.setattr(session._forward, "logits", small)
+        first, counts = session.score(asked), session.activity()
+        again = session.score(asked)
+
+        assert [s.loglikelihood for s in first] == pytest.approx([s.loglikelihood for s in whole], abs=1e-5)
+        assert again == first
+        assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+        assert counts["batch"] == {"halved_groups": 2}
+        assert session.activity() == {}
+    cell = CellRecord(cell=Cell(arm="a", task="t", mode="direct"), status="running", resume_key="0", n_planned=1)
+    assert [f.code for f in noted(cell, RECIPES["fp32"], counts).findings] == ["GROUP_HALVED"]
+
+
+def test_one_item_that_does_not_fit_is_an_error_with_advice(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch):
+    def none_fits(requests: list[ScoreRequest]):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with engine.open(arm(engine)) as session:
+        monkeypatch.setattr(session._forward, "logits", none_fits)
+        with pytest.raises(CannotRunError, match="One item of 4 tokens does not fit"):
+            session.score([ScoreRequest((1, 2, 3), (4,)), ScoreRequest((1, 2), (4, 5))])
+        monkeypatch.setattr(session._forward, "logits", lambda _: (_ for _ in ()).throw(RuntimeError("another fault")))
+        with pytest.raises(RuntimeError, match="another fault"):
+            session.score([ScoreRequest((1, 2, 3), (4,)), ScoreRequest((1, 2), (4, 5))])

@@ -2,11 +2,20 @@ import pytest
 import torch
 from test_precision_models import ALL_BF16, same_bits, wide
 
-from evalsuite.precision import formats
+from evalsuite.precision import compiled, formats
 from evalsuite.precision.elements import ELEMENTS
 from evalsuite.precision.fake import FakeQuant, SharedInput
 from evalsuite.precision.scales import RULES
 from evalsuite.records import Quant
+
+
+@pytest.fixture(autouse=True, params=["compiled", "eager"])
+def _way(request, monkeypatch):
+    """Every property holds with the compiled kernel and without it."""
+    if request.param == "eager":
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    elif compiled.library() is None:
+        pytest.skip("no C++ compiler here: the eager form is all there is")
 
 
 def fake_equals_formats(x, quant):

@@ -199,8 +199,9 @@ def test_an_engine_that_runs_another_recipe_than_asked_fails_the_cell(suite, tmp
 
     kind = LocalSession.__init__
 
-    def lies(self, engine, model, realised):
-        kind(self, engine, model, realised.model_copy(update={"recipe": "bf16"}))
+    def lies(self, engine, forward, applied):
+        kind(self, engine, forward, applied)
+        self.realised = self.realised.model_copy(update={"recipe": "bf16"})
 
     monkeypatch.setattr(LocalSession, "__init__", lies)
     run = workflow.run(resolved(suite(limit=4)), workflow.Options(results=tmp_path / "r"))

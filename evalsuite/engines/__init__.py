@@ -36,6 +36,8 @@ class GenerateRequest:
     """Drawn only among the most likely tokens that together have this probability."""
     seed: int = 0
     """Of the draws, which depend on it and on the model's probabilities alone, not on the batch."""
+    shared: int = 0
+    """Leading tokens of the prompt that the requests of its task have in common; fewer than the prompt has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class ScoreRequest:
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+    shared: int = 0
+    """Leading tokens of the context that the requests of its task have in common; fewer than the context has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ class Session(Protocol):
         """Distributions along given texts, in order. `support`: the tokens (T, K) to report, else the likeliest."""
 
     def activity(self) -> dict[str, dict[str, int]]:
-        """Counts over quantised activations since the last call, by module (`records.Activity`); empty if unknown."""
+        """Counts over quantised activations since the last call, by module (`records.Activity`); under `batch`
+        those of groups that had to be halved. Empty if there is nothing to say."""
 
 
 class Engine(Protocol):
@@ -144,5 +149,7 @@ ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
     "local": _local,  # transformers in this process, on the CPU or torch's accelerator
 }
 """Engine name -> constructor from a model and the suite's engine options."""
-OPTIONS: dict[str, tuple[str, ...]] = {"local": ("threads", "group_tokens", "gemm_mode", "execution", "count")}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "local": ("threads", "group_tokens", "gemm_mode", "execution", "count", "forward"),
+}
 """Engine name -> the options that a suite may set."""

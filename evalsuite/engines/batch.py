@@ -1,33 +1,24 @@
-"""One group under way: the rows that still run, and how the next token of each is chosen."""
+"""One group under way: the rows that still run, what each has so far, and how its next token is chosen."""
 
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from evalsuite.engines import GenerateRequest, Generation
 
 
 class Batch:
-    """The running rows of one group: ids, mask and positions of the next forward pass, and what each row has so far."""
+    """The running rows of one group."""
 
-    def __init__(self, requests: Sequence[GenerateRequest], pad: int, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[GenerateRequest]) -> None:
         self.requests = requests
         self.rows = list(range(len(requests)))
         self.tokens: list[list[int]] = [[] for _ in requests]
         self.reason: list[Any] = [None] * len(requests)
         self.draws = [random.Random(r.seed) if r.temperature > 0 else None for r in requests]
-        width = max(len(r.prompt) for r in requests)
-        ids = torch.full((len(requests), width), pad, dtype=torch.long)
-        mask = torch.zeros(len(requests), width, dtype=torch.long)
-        for i, request in enumerate(requests):
-            ids[i, width - len(request.prompt) :] = torch.tensor(request.prompt)
-            mask[i, width - len(request.prompt) :] = 1
-        self.ids, self.mask = ids.to(device), mask.to(device)
-        self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
 
     def choose(self, logits: Tensor) -> Tensor:
         """The next token of every row of the batch (`logits`: rows x vocabulary)."""
@@ -36,18 +27,6 @@ class Batch:
             if (draw := self.draws[row]) is not None:
                 token[i] = sample(logits[i], self.requests[row], draw.random())
         return token
-
-    def select(self, keep: list[int], index: Tensor) -> None:
-        """Drop the rows that are not in `keep`."""
-        self.rows = [self.rows[i] for i in keep]
-        self.mask = self.mask[index]
-        self.positions = self.positions[index]
-
-    def extend(self, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids and positions of the next step, one column."""
-        self.mask = F.pad(self.mask, (0, 1), value=1)
-        self.positions = self.positions[:, -1:] + 1
-        return token[:, None], self.positions
 
     def answers(self, tokenizer: Any) -> list[Generation]:
         """All rows' answers, in the order of the requests."""

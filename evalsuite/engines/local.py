@@ -15,12 +15,14 @@ import torch
 from evalsuite.calibration import read_again
 from evalsuite.engines.attention import use_fp32_attention
 from evalsuite.engines.models import eos_ids, load_master, locate, reader_of, reads_otherwise, weights_sha256
-from evalsuite.engines.session import LocalSession
+from evalsuite.engines.own import OwnForward, agrees
+from evalsuite.engines.session import Forward, LocalSession
 from evalsuite.engines.shipped import load_shipped
+from evalsuite.engines.stock import StockForward
 from evalsuite.precision import apply
 from evalsuite.precision.calibrate import Texts, calibrate
 from evalsuite.precision.checkpoints import Checkpoint, is_quantized, read
-from evalsuite.precision.emulate import best_kernel
+from evalsuite.precision.emulate import Applied, best_kernel
 from evalsuite.precision.recipes import is_as_shipped, needs_calibration
 from evalsuite.precision.shipped import Shipped
 from evalsuite.records import Arm, Calibration, Finding, ModelRef, Recipe
@@ -30,7 +32,8 @@ class LocalEngine:
     """Engine over `AutoModelForCausalLM`.
 
     Options: `threads`, `gemm_mode` (`fast` or `exact`), `execution` (`auto`, the default, `native` or `emulated`; see
-    `precision.apply`), `count` (of activations: `blocks`, or `elements`: slower; native arms count nothing).
+    `precision.apply`), `count` (of activations: `blocks`, or `elements`: slower; native arms count nothing), `forward`
+    (`auto`: our own where it gives the model's numbers; `transformers`).
     """
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
@@ -48,6 +51,7 @@ class LocalEngine:
         self.max_length: int = config.max_position_embeddings
         self._checkpoints: dict[Path, Checkpoint] = {}
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
+        self._owns = False
         self._kept: tuple[tuple[Path, bool], Any, Shipped | None] | None = None
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
 
@@ -85,10 +89,15 @@ class LocalEngine:
         # Not inference_mode: its tensors have no version, which the shared quantisation of q/k/v and gate/up asks for.
         with apply(model, what, execution, mode) as applied, torch.no_grad():
             applied.count(self._options.get("count", "blocks"))
-            session = LocalSession(self, model, applied.realised)
+            session = LocalSession(self, self._forward(model, applied), applied)
             applied.activity()  # the probe of the output head is not the run's
-            session.activity = applied.activity
             yield session
+
+    def _forward(self, model: Any, applied: Applied) -> Forward:
+        """Our own forward pass where it was proven on this model, which is so for all of its arms or for none."""
+        if self._owns:
+            return OwnForward(model, applied.realised.modules, applied.kv)
+        return StockForward(model, applied.realised.modules, self.tokenizer.pad_token_id or 0)
 
     def _folder_of(self, arm: Arm) -> Path:
         same = (arm.model.id, arm.model.revision) == (self.model.id, self.model.revision)
@@ -113,6 +122,7 @@ class LocalEngine:
             if slow and model.config._attn_implementation == "sdpa":
                 use_fp32_attention(model)
             self._kept = (folder, shipped), model.to(self.device).eval().requires_grad_(False), what
+            self._owns = self._options.get("forward") != "transformers" and agrees(model)
         _, model, own = self._kept
         return model, own or self._calibrated(arm, model)
 

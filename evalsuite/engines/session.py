@@ -1,13 +1,16 @@
-"""One arm, loaded: generation, scoring and traces over a transformers model.
+"""One arm, loaded: generation, scoring and traces over a forward pass, transformers' (`stock`) or our own (`own`).
 
-One group is one batch. Generation keeps its own loop: prompts are padded on the left once, rows that finish leave the
-batch (none enters), and stop strings are looked at only when the newest token can end one. Scoring takes hidden states
-at the needed positions only, the output head on FP32 operands and an FP32 log-softmax: lm-eval's stock path takes the
-log-softmax in the model's own type, and its BF16 log-likelihoods are multiples of 1/16 or coarser.
+One group is one batch. Rows that finish leave it (none enters), and stop strings are looked at only when the newest
+token can end one. Scoring takes hidden states at the needed positions only, the output head on FP32 operands and an
+FP32 log-softmax: lm-eval's stock path takes the log-softmax in the model's own type, and its BF16 log-likelihoods are
+multiples of 1/16 or coarser.
+
+A group that does not fit in memory is answered in halves, and no larger one is tried again; the count of such groups is
+among the counts of `activity`, under `BATCH`, so that a record can say it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +26,9 @@ from evalsuite.engines import (
     TraceRequest,
 )
 from evalsuite.engines.batch import Batch
-from evalsuite.engines.head import FP32Head, distribution, padded
-from evalsuite.records import Realised
+from evalsuite.engines.head import distribution
+from evalsuite.errors import CannotRunError
+from evalsuite.precision.emulate import Applied
 
 if TYPE_CHECKING:
     from evalsuite.engines.local import LocalEngine
@@ -33,47 +37,100 @@ COMPACT_AT = 0.75
 """The batch is compacted when this share of its rows or less is still running: less copying than at every exit."""
 
 
+BATCH, HALVED = "batch", "halved_groups"
+"""Under what names `activity` counts groups that were halved."""
+T = TypeVar("T")
+R = TypeVar("R", GenerateRequest, ScoreRequest)
+
+
+class Decoding(Protocol):
+    """Rows under way behind their prompts."""
+
+    def next(self, token: Tensor | None) -> Tensor:
+        """The model's own logits (rows x vocabulary) behind one more token a row; None: behind the prompts."""
+
+    def select(self, index: Tensor) -> None:
+        """Keep these rows."""
+
+
+class Forward(Protocol):
+    """How token ids become logits in one arm."""
+
+    name: str
+    logits_dtype: str
+
+    def logits(self, requests: Sequence[ScoreRequest]) -> Iterator[Tensor]:
+        """Logits (float32, positions x vocabulary) that predict each token of each continuation, in order, in slices
+        of positions."""
+
+    def decode(self, requests: Sequence[GenerateRequest]) -> Decoding:
+        """Read the prompts of one group."""
+
+
 class LocalSession:
     """One arm, loaded; see `engines.Session`."""
 
-    activity: Callable[[], dict[str, dict[str, int]]]
-    """Counts over quantised activations since the last call; see `precision.emulate.Applied`."""
-
-    def __init__(self, engine: "LocalEngine", model: Any, realised: Realised) -> None:
-        self._model = model
+    def __init__(self, engine: "LocalEngine", forward: Forward, applied: Applied) -> None:
+        self._forward, self._applied = forward, applied
+        self._most: int | None = None
+        """Tokens of the largest group that may be tried; None while every one has fitted."""
+        self._halved = 0
+        realised = applied.realised
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
         self._device = engine.device
-        self._head = FP32Head(model, realised.modules)
         self._enders: dict[str, frozenset[int]] = {}
-        attention = model.config._attn_implementation
         self.realised = realised.model_copy(
-            update={"logits_dtype": self._head.logits_dtype, "kernel": f"{realised.kernel}, {attention}"}
+            update={"logits_dtype": forward.logits_dtype, "kernel": f"{realised.kernel}, {forward.name}"}
         )
+
+    def activity(self) -> dict[str, dict[str, int]]:
+        """Counts since the last call; see `engines.Session`."""
+        counts = self._applied.activity()
+        if self._halved:
+            counts[BATCH] = {HALVED: self._halved}
+            self._halved = 0
+        return counts
+
+    def _fitting(self, requests: list[R], answer: Callable[[list[R]], list[T]]) -> list[T]:
+        """What `answer` makes of a group, or of its halves where the whole is too large for the memory.
+
+        Raises:
+            CannotRunError: a single request is too large.
+        """
+        tokens = sum(_tokens(request) for request in requests)
+        if self._most is None or tokens <= self._most or len(requests) == 1:
+            try:
+                return answer(requests)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_memory(error):
+                    raise
+                if len(requests) == 1:
+                    raise CannotRunError(f"One item of {tokens} tokens does not fit in memory ({error}). Give it "
+                                         "more memory, or run it on another engine.") from None  # fmt: skip
+            self._most, self._halved = tokens // 2, self._halved + 1
+        half = len(requests) // 2
+        return self._fitting(requests[:half], answer) + self._fitting(requests[half:], answer)
 
     # ------------------------------------------------------------------------------------------------- generation
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Continuations of one group, in order."""
-        from transformers import DynamicCache
+        return self._fitting(list(requests), self._generate)
 
-        batch = Batch(requests, self._tokenizer.pad_token_id or 0, self._device)
-        cache = DynamicCache(config=self._model.config)
-        ids, positions = batch.ids, batch.positions
-        while batch.rows:
-            out = self._model(
-                input_ids=ids, attention_mask=batch.mask, position_ids=positions, past_key_values=cache,
-                use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-            token = batch.choose(out.logits[:, -1])
+    def _generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+        batch, token = Batch(requests), None
+        decoding = self._forward.decode(requests)
+        while True:
+            token = batch.choose(decoding.next(token))
             keep = self._step(batch, token)
+            if not keep:
+                return batch.answers(self._tokenizer)
             if len(keep) < len(batch.rows):
                 index = torch.tensor(keep, device=self._device, dtype=torch.long)
-                batch.select(keep, index)
-                cache.batch_select_indices(index)
+                batch.rows = [batch.rows[i] for i in keep]
+                decoding.select(index)
                 token = token[index]
-            ids, positions = batch.extend(token)
-        return batch.answers(self._tokenizer)
 
     def _step(self, batch: "Batch", token: Tensor) -> list[int]:
         """Record one token a row; return the rows of the batch to keep (all of them, unless compaction pays)."""
@@ -118,15 +175,17 @@ class LocalSession:
     # ---------------------------------------------------------------------------------------------------- scoring
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
-        """Log-likelihoods of one group, in order: one padded forward pass."""
-        ids, mask = padded([(*r.context, *r.continuation[:-1]) for r in requests])
-        where = [(i, len(r.context) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
+        """Log-likelihoods of one group, in order."""
+        return self._fitting(list(requests), self._score)
+
+    def _score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         targets = torch.tensor([t for r in requests for t in r.continuation], device=self._device)
-        at = torch.tensor(where, device=self._device)
-        logits = self._head(ids.to(self._device), mask.to(self._device), at)
-        logp = torch.log_softmax(logits, -1)
-        chosen = logp.gather(-1, targets[:, None])[:, 0].double().tolist()
-        greedy = (logits.argmax(-1) == targets).tolist()
+        chosen: list[float] = []
+        greedy: list[bool] = []
+        for logits in self._forward.logits(requests):
+            wanted = targets[len(chosen) : len(chosen) + len(logits)]
+            greedy += (logits.argmax(-1) == wanted).tolist()
+            chosen += torch.log_softmax(logits, -1).gather(-1, wanted[:, None])[:, 0].double().tolist()
         scores, start = [], 0
         for request in requests:
             end = start + len(request.continuation)
@@ -134,21 +193,16 @@ class LocalSession:
             start = end
         return scores
 
-
     # ---------------------------------------------------------------------------------------------------- traces
 
     def trace(
         self, requests: Sequence[TraceRequest], top_k: int, support: Sequence[IntArray] | None = None
     ) -> list[Trace]:
-        """Distributions along given texts: one padded forward pass, the output head a slice of positions at a time."""
-        rows = [(*r.prompt, *r.continuation[:-1]) for r in requests]
-        ids, mask = padded(rows)
-        where = [(i, len(r.prompt) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
+        """Distributions along given texts, a slice of positions at a time."""
         written = torch.tensor([t for r in requests for t in r.continuation], device=self._device)
         wanted = None if support is None else torch.from_numpy(np.concatenate(support)).to(self._device)
-        at = torch.tensor(where, device=self._device)
         parts, start = [], 0
-        for logits in self._head.slices(ids.to(self._device), mask.to(self._device), at):
+        for logits in self._forward.logits([ScoreRequest(r.prompt, r.continuation) for r in requests]):
             end = start + len(logits)
             tokens = logits.topk(min(top_k, logits.shape[-1])).indices if wanted is None else wanted[start:end]
             parts.append(distribution(torch.log_softmax(logits, -1), tokens, written[start:end]))
@@ -156,3 +210,16 @@ class LocalSession:
         joined = [torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)]
         ends = np.cumsum([len(r.continuation) for r in requests])[:-1]
         return [Trace(*columns) for columns in zip(*(np.split(column, ends) for column in joined), strict=True)]
+
+
+def _tokens(request: GenerateRequest | ScoreRequest) -> int:
+    """What a request takes in memory: tokens behind the shared prefix."""
+    if isinstance(request, GenerateRequest):
+        return len(request.prompt) - request.shared + request.max_new
+    return len(request.context) - request.shared + len(request.continuation)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory is short; torch's allocator on the CPU has no type of its own for it."""
+    said = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said

@@ -12,10 +12,11 @@ from evalsuite.errors import UsageError
 from evalsuite.harness.workload import Item, Workload
 from evalsuite.records import Activity, CellRecord, Finding, Recipe, RunSpec
 
-CODES = ("NONFINITE_ACTIVATIONS", "CALIBRATION_EXCEEDED")
+CODES = ("NONFINITE_ACTIVATIONS", "CALIBRATION_EXCEEDED", "GROUP_HALVED")
 """Findings that come from counts."""
-SIZES = ("blocks", "elements")
-"""Counts that only say how much was looked at."""
+HALVED = "halved_groups"
+TOTALS = ("blocks", "elements", HALVED)
+"""Counts that are no module's: how much was looked at, and groups that did not fit in memory."""
 EXCEEDED_WARNS = 0.01
 """Share of clipped blocks from which `CALIBRATION_EXCEEDED` is a warning."""
 LONG = 40
@@ -33,7 +34,7 @@ def noted(record: CellRecord, recipe: Recipe, counts: Mapping[str, Mapping[str, 
     for name, group in counts.items():
         for key, value in group.items():
             totals[key] = totals.get(key, 0) + value
-            if value and key not in SIZES:
+            if value and key not in TOTALS:
                 modules.setdefault(name, {})[key] = modules.get(name, {}).get(key, 0) + value
     activity = Activity(groups=before.groups + 1, totals=totals, modules=modules)
     kept = tuple(finding for finding in record.findings if finding.code not in CODES)
@@ -59,6 +60,12 @@ def _findings(cell: str, activity: Activity, recipe: Recipe) -> tuple[Finding, .
         )
         severity = "warning" if over / blocks > EXCEEDED_WARNS else "info"
         found.append(Finding(code="CALIBRATION_EXCEEDED", severity=severity, message=message))
+    if halved := activity.totals.get(HALVED, 0):
+        message = (
+            f"{cell}: {halved} request groups did not fit in memory and were answered in halves. BF16 results depend "
+            "on the batch, so this cell's noise is not quite the other arms'. Set `group_tokens` lower for all of them."
+        )
+        found.append(Finding(code="GROUP_HALVED", severity="warning", message=message))
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ how the two are held against each other.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from lm_eval.api.model import TemplateLM
@@ -12,7 +13,8 @@ from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normaliz
 
 from evalsuite.engines import Engine, GenerateRequest, ScoreRequest, Session
 from evalsuite.errors import SuiteError, UsageError
-from evalsuite.groups import Size, cut
+from evalsuite.groups import cut
+from evalsuite.harness.sharing import share, size_of
 from evalsuite.records import Mode
 
 THINK, END_THINK = "<think>", "</think>"
@@ -59,10 +61,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002 - lm-eval's signature
         """Texts as stock lm-eval wants them: the thought removed, cut at the stop strings."""
         prepared = [self.generate_request(*instance.args) for instance in requests]
-        sizes = [Size(1, len(p.prompt) + p.max_new) for p in prepared]
+        shared = share([(request,) for request in prepared])
         texts = [""] * len(requests)
-        for group in cut(sizes):
-            for i, made in zip(group, self._live.generate([prepared[i] for i in group]), strict=True):
+        for group in cut([size_of(one) for one in shared]):
+            for i, made in zip(group, self._live.generate([shared[i][0] for i in group]), strict=True):
                 texts[i] = visible(made.text, requests[i].args[0], prepared[i].stop)[0]
         return texts
 
@@ -96,10 +98,13 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         prepared = [ScoreRequest(tuple(c), tuple(t)) for _, c, t in requests]
+        items = [list(asked) for _, asked in groupby(range(len(prepared)), key=lambda i: prepared[i].context)]
+        shared = share([[prepared[i] for i in item] for item in items])
         results = [(0.0, False)] * len(prepared)
-        for group in cut([Size(1, len(p.context) + len(p.continuation)) for p in prepared]):
-            for i, made in zip(group, self._live.score([prepared[i] for i in group]), strict=True):
-                results[i] = (made.loglikelihood, made.greedy)
+        for group in cut([size_of(one) for one in shared]):
+            made = self._live.score([request for number in group for request in shared[number]])
+            for i, score in zip((i for number in group for i in items[number]), made, strict=True):
+                results[i] = (score.loglikelihood, score.greedy)
         return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002

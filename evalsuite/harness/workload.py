@@ -4,15 +4,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalsuite import sequence
 from evalsuite.engines import Engine, GenerateRequest, ScoreRequest
 from evalsuite.errors import UsageError
-from evalsuite.groups import GROUP_TOKENS, Size, cut, seeded_order, windows
+from evalsuite.groups import GROUP_TOKENS, cut, seeded_order, windows
 from evalsuite.harness.lm import EngineLM
 from evalsuite.harness.loading import FEWSHOT_SEED, load_task
+from evalsuite.harness.sharing import Request, share, size_of
 from evalsuite.records import Finding, Mode, RunSpec, Sampling, Sequence, TaskSpec
 
 
@@ -27,7 +28,7 @@ class Item:
     doc: dict[str, Any]
     instances: tuple[Any, ...]
     """lm-eval's requests: one, or one an option."""
-    requests: tuple[GenerateRequest | ScoreRequest, ...]
+    requests: tuple[Request, ...]
     gold: str
     cluster: str | None
     """What the item shares with others (a passage); None if it stands alone."""
@@ -158,8 +159,10 @@ def _workload(run: RunSpec, source: Source, mode: Mode, how: tuple[Engine, tuple
     chosen = source.order[: run.limit] if ends is None else source.order[: max(ends, default=0)]
     ends = windows(len(chosen)) if ends is None else ends
     contexts = ask.contexts(docs, set(chosen))
-    items = tuple(ask.item(docs[i], contexts[i]) for i in chosen)
-    sizes = [_size(item) for item in items]
+    asked = [ask.item(docs[i], contexts[i]) for i in chosen]
+    shared = share([item.requests for item in asked])
+    items = tuple(replace(item, requests=requests) for item, requests in zip(asked, shared, strict=True))
+    sizes = [size_of(item.requests) for item in items]
     tokens = int(run.engine_options.get("group_tokens", GROUP_TOKENS))
     groups, noise = cut(sizes, tokens, ends=ends), cut(sizes, tokens, noise=True, ends=ends)
     parts = [spec.model_dump_json(), mode, json.dumps([groups, noise]), *(i.prompt_hash for i in items)]
@@ -219,7 +222,7 @@ class _Asker:
         )  # fmt: skip
         instances = tuple(made) if isinstance(made, list) else (made,)
         prompt = instances[0].args[0]
-        requests: tuple[GenerateRequest | ScoreRequest, ...]
+        requests: tuple[Request, ...]
         if self.budget is not None:
             kwargs = {**_budgetless(instances[0].args[1]), "max_gen_toks": self.budget}
             requests = (self.lm.generate_request(prompt, kwargs),)
@@ -270,8 +273,3 @@ def _gold(task: Any, doc: dict[str, Any]) -> str:
     if isinstance(target, int) and task.config.doc_to_choice is not None:
         return str(task.doc_to_choice(doc)[target])
     return str(target)
-
-
-def _size(item: Item) -> Size:
-    lengths = [_length(r) + (r.max_new if isinstance(r, GenerateRequest) else 0) for r in item.requests]
-    return Size(len(lengths), max(lengths))

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from evalsuite.errors import CannotRunError, UsageError, did_you_mean
 from evalsuite.precision.activity import LEVELS, Counts, Level
 from evalsuite.precision.coverage import Gemm, gemms, shares
-from evalsuite.precision.kv import quantised_cache
+from evalsuite.precision.kv import Converted, quantised_cache
 from evalsuite.precision.layers import KERNELS, Arm, GemmMode, Kernel
 from evalsuite.precision.recipes import needs_calibration
 from evalsuite.precision.shipped import Shipped
@@ -64,6 +64,8 @@ class Applied:
     """Layer name -> `clipped`, `nonfinite_blocks`, `zero_flushed` of its quantised weight."""
     arm: Arm | None = None
     """What runs; None in the FP32 arm."""
+    kv: tuple[Converted, Converted] | None = None
+    """What a quantised cache makes of keys and of values; None where it is not quantised."""
     native: "NativeArm | None" = None
     """`arm` where it is native, with the codes of its layers; its quantised weights are not among `operands`."""
 
@@ -131,8 +133,9 @@ def apply(
         native = _native_arm(recipe, execution, kernel or best_kernel(device), device)
         arm = native or Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
         stack.callback(arm.clear)
+        kv = None
         if runs.kv_cache is not None:
-            stack.enter_context(quantised_cache(model, runs.kv_cache, arm.counted))
+            kv = stack.enter_context(quantised_cache(model, runs.kv_cache, arm.counted))
         for module, forward in arm.forwards(found):
             vars(module)["forward"] = forward
             stack.callback(vars(module).pop, "forward")
@@ -143,7 +146,7 @@ def apply(
         realised = realised.model_copy(update={"counts": totals, "module_counts": by_module})
         if native:
             realised = realised.model_copy(update=_proven(native))
-        yield Applied(realised, arm.operands, arm.counts, arm, native)
+        yield Applied(realised, arm.operands, arm.counts, arm, kv, native)
 
 
 def _native_arm(

@@ -23,13 +23,15 @@ from evalsuite.records import Quant
 PREFIX = "evalsuite-kv"
 
 
-Counted = Callable[[str, FakeQuant], Callable[[Tensor], Tensor]]
+Converted = Callable[[Tensor], Tensor]
+"""BF16 keys or values -> the numbers that attention reads, float32."""
+Counted = Callable[[str, FakeQuant], Converted]
 """`layers.Arm.counted`: (name, quantiser) -> a quantiser whose counts stand under that name."""
 
 
 @contextmanager
-def quantised_cache(model: nn.Module, quant: Quant, counted: Counted) -> Iterator[None]:
-    """Run *model* with keys and values in *quant*, whose scale is `unit`.
+def quantised_cache(model: nn.Module, quant: Quant, counted: Counted) -> Iterator[tuple[Converted, Converted]]:
+    """Run *model* with keys and values in *quant*, whose scale is `unit`; yields what becomes of keys and of values.
 
     Raises:
         CannotRunError: the model has more than one configuration, keeps latents instead of keys and values (MLA), or
@@ -49,7 +51,7 @@ def quantised_cache(model: nn.Module, quant: Quant, counted: Counted) -> Iterato
     attentions[name], masks[name] = attention, masks[before]
     config._attn_implementation = name
     try:
-        yield
+        yield keys, values
     finally:
         config._attn_implementation = before
         del attentions[name], masks[name]

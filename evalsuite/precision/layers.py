@@ -135,17 +135,14 @@ class Arm:
         tally = self.tallies[name] = Tally(fake.flags)
 
         def convert(x: Tensor) -> Tensor:
-            values, seen = fake.watch(x, self.level)
+            values, seen = fake.operand(x, torch.float32, self.level, rounded=False)
             tally.add(seen)
             return values
 
         return convert
 
     def _operand_of(self, fake: FakeQuant, x: Tensor) -> tuple[Tensor, Seen]:
-        values, seen = fake.watch(x, self.level)
-        if self.exact or fake.exact_in_bf16:
-            return values.to(self._quantised_dtype), seen
-        return values.bfloat16().to(self._quantised_dtype), seen
+        return fake.operand(x, self._quantised_dtype, self.level, rounded=not self.exact)
 
     def _operand(self, gemm: Gemm) -> Tensor:
         """The weight as it enters the multiplication, (out, in) or (experts, out, in); recorded."""

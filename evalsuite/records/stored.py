@@ -101,6 +101,7 @@ FINDINGS: dict[str, str] = {
     "KERNEL_UNPROVEN": "FP8 kernels were called, but the profiler did not see them do the work: no speed, no energy.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",
+    "GROUP_HALVED": "Request groups did not fit in memory and were answered in halves.",
     "NONFINITE_ACTIVATIONS": "Inputs of quantised layers held NaN or Inf; what was computed from them is worthless.",
     "CALIBRATION_EXCEEDED": "Inputs beyond the calibrated range were clipped by a static scale.",
     "CHECKPOINT_MISDECLARED": "A quantised checkpoint's tensors are not as its configuration says; tensors count.",
