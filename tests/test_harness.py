@@ -222,3 +222,24 @@ def test_a_cluster_is_a_field_of_the_document_and_a_misspelt_one_is_told(engine,
     assert sorted(item.cluster for item in workload.items) == ["p0", "p0", "p1", "p1", "p2", "p2"]
     with pytest.raises(UsageError, match="cluster 'pasage' is no field of its documents"):
         prepare(spec_of(f"tasks: [{entry % 'pasage'}]"), engine)
+
+
+def test_templates_are_compiled_once_and_render_as_before():
+    import lm_eval.utils
+
+    first = lm_eval.utils.env.from_string("{{a}}-{{b}}")
+
+    assert lm_eval.utils.env.from_string("{{a}}-{{b}}") is first
+    assert lm_eval.utils.apply_template("{{a}}-{{b}}", {"a": 1, "b": 2}) == "1-2"
+    assert lm_eval.utils.apply_template("{{a}}-{{b}}", {"a": 3, "b": 4}) == "3-4"
+
+
+def test_asking_twice_for_the_tokens_of_a_text_tokenises_once(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch):
+    lm, asked = EngineLM(engine, "direct"), []
+    real = lm.tokenizer.encode
+    monkeypatch.setattr(lm.tokenizer, "encode", lambda text, **how: asked.append(text) or real(text, **how))
+    first = lm.tok_encode("a text")
+    first.append(0)  # what a caller does to its list is its own
+
+    assert lm.tok_encode("a text") == first[:-1]
+    assert asked == ["a text"]

@@ -5,6 +5,7 @@ how the two are held against each other.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +29,8 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         self.engine, self.mode, self.session = engine, mode, session
         self.tokenizer = engine.tokenizer
         self.max_gen_toks = 256
+        self._encode = lru_cache(maxsize=64)(self._tokenise)
+        """Tokens of the last texts: an item asks for those of its prompt several times."""
 
     @property
     def eot_token_id(self) -> int:
@@ -43,8 +46,10 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         """Token ids of a text, with the tokenizer's own special tokens unless the text brings its BOS."""
         bos = getattr(self.tokenizer, "bos_token", None)
         special = add_special_tokens if add_special_tokens is not None else not has_bos_prefix(string, bos)
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=special)
-        return ids
+        return list(self._encode(string, special))
+
+    def _tokenise(self, string: str, special: bool) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(string, add_special_tokens=special))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The chat template with `enable_thinking` (DeepSeek: `thinking`) from the mode."""

@@ -4,12 +4,14 @@ A dataset that the suite maps to a local folder is read from there; else lm-eval
 budget and modes are checked against the task before anything is computed.
 """
 
+import functools
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import lm_eval.tasks
+import lm_eval.utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -18,6 +20,8 @@ from evalsuite.errors import CannotRunError, UsageError, did_you_mean
 from evalsuite.records import TaskSpec
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
+# lm-eval compiles a task's templates anew for every document and example: most of the time that building takes.
+lm_eval.utils.env.from_string = functools.lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 
 FEWSHOT_SEED = 1234
 """lm-eval's default, so that few-shot examples are those of a plain `lm_eval run`."""
