@@ -19,7 +19,7 @@ def numbers(text):
 
 
 def options_of(question):
-    return dict(re.findall(r"^\(([A-E])\) (.*)$", question, re.M))
+    return dict(re.findall(r"^\(([A-H])\) (.*)$", question, re.M))
 
 
 def letter_of(question, text):

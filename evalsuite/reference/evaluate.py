@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 BATCH = 50
-BUDGET: dict[Form, int] = {"thinking": 220, "direct": 24, "choice": 4}
+BUDGET: dict[Form, int] = {"thinking": 352, "direct": 24, "choice": 4}
 
 
 @dataclass(frozen=True, slots=True)

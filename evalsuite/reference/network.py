@@ -71,6 +71,22 @@ def build_model(tokenizer: PreTrainedTokenizerFast, size: Size = FULL) -> Qwen3F
     return model
 
 
+def transplant(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM) -> None:
+    """Give `model` the weights of an exported folder; the embedding of a token that folder lacks stays as it is."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    places = AutoTokenizer.from_pretrained(str(folder)).get_vocab()
+    weights = source.state_dict()
+    old, new = weights["model.embed_tokens.weight"], model.model.embed_tokens.weight.detach().clone()
+    for token, place in tokenizer.get_vocab().items():
+        if token in places:
+            new[place] = old[places[token]]
+    weights |= {"model.embed_tokens.weight": new, "lm_head.weight": new}
+    model.load_state_dict(weights)
+
+
 def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a folder that `from_pretrained` loads: BF16 safetensors, both configurations, the tokenizer."""
     import copy

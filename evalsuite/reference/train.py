@@ -8,6 +8,9 @@ The budget is time: progress runs from 0 to 1 over `--minutes` of training, summ
 learning rate (short warm-up, flat, then down to zero over the second half) and the difficulty follow it. With
 `--steps` progress is counted in steps and time plays no part: then the same seed gives the same losses. Loss falls on
 responses only. Matrices are trained by Muon, everything else by AdamW.
+
+With `--from FOLDER` the run continues from an exported model after families have changed: embeddings are carried over
+token by token, everything is as hard as it gets from the start, and the learning rate begins lower and falls at once.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from evalsuite.reference.examples import Packer, Stream
 from evalsuite.reference.families import FAMILIES
 from evalsuite.reference.freeze import ITEMS
 from evalsuite.reference.hashes import frozen_hashes, read_benchmark_hashes
-from evalsuite.reference.network import FULL, TINY, build_model, export
+from evalsuite.reference.network import FULL, TINY, build_model, export, transplant
 from evalsuite.reference.optimisers import Rates
 from evalsuite.reference.parallel import Losses, Team
 from evalsuite.reference.vocabulary import build_tokenizer
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 WARM_UP_STEPS = 100
 FLAT_UNTIL = 0.5
+CONTINUED_PEAK = 0.5
 CHECKPOINT_SECONDS = 300.0
 LOG_EVERY = 20
 
@@ -60,6 +64,8 @@ class Settings:
     """Processes that share a step."""
     items: Path = ITEMS
     """Folder of frozen items, which are never trained on."""
+    begin: Path | None = None
+    """Exported model to continue from; None for fresh weights."""
 
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the budget used: of the steps where they are stated, otherwise of the time."""
@@ -70,9 +76,11 @@ class Settings:
         return min(1.0, elapsed / (60 * self.minutes))
 
 
-def rate_factor(step: int, progress: float) -> float:
+def rate_factor(step: int, progress: float, continued: bool = False) -> float:
     """Share of the peak learning rate."""
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    if continued:
+        return warm * CONTINUED_PEAK * max(0.0, 1 - progress)
     return warm * min(1.0, max(0.0, (1 - progress) / (1 - FLAT_UNTIL)))
 
 
@@ -93,13 +101,16 @@ class Training:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         self.device = accelerator or torch.device("cpu")
         torch.manual_seed(settings.seed)
-        self.model = build_model(tokenizer, TINY if settings.tiny else FULL).to(self.device)
+        self.model = build_model(tokenizer, TINY if settings.tiny else FULL)
+        if settings.begin:
+            transplant(settings.begin, tokenizer, self.model)
+        self.model.to(self.device)
         shape = (settings.length, int(tokenizer.pad_token_id))
         self.team = Team(self.model, 1 if accelerator else settings.workers, shape, Rates())
         forbidden = read_benchmark_hashes() | frozen_hashes(settings.items)
         self.stream = Stream(settings.seed, self._encode, forbidden, settings.length)
         self.packer = Packer(self.stream, settings.length, settings.rows)
-        self.step, self.tokens, self.elapsed = 0, 0, 0.0
+        self.step, self.tokens, self.elapsed, self.rate = 0, 0, 0.0, 0.0
 
     def _encode(self, text: str) -> list[int]:
         encoded: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -109,9 +120,10 @@ class Training:
         """One optimiser step; returns the losses of its tokens and their families."""
         began = time.monotonic()
         progress = self.settings.progress(self.step, self.elapsed)
-        rows = self.packer.batch(self.settings.rows, progress)
+        rows = self.packer.batch(self.settings.rows, 1.0 if self.settings.begin else progress)
         found = self.team.gradients(rows)
-        self.team.update(rate_factor(self.step, progress))
+        self.rate = rate_factor(self.step, progress, self.settings.begin is not None)
+        self.team.update(self.rate)
         self.step += 1
         self.tokens += sum(len(row.tokens) for row in rows)
         self.elapsed += time.monotonic() - began
@@ -148,7 +160,7 @@ def run(training: Training) -> Iterator[dict[str, Any]]:
     """Train to the end of the budget; yields one log record every few steps."""
     settings, saved = training.settings, time.monotonic()
     mark = (training.elapsed, training.tokens)
-    while (progress := settings.progress(training.step, training.elapsed)) < 1:
+    while settings.progress(training.step, training.elapsed) < 1:
         each, families = training.advance()
         if training.step % LOG_EVERY == 0:
             seconds, tokens = training.elapsed - mark[0], training.tokens - mark[1]
@@ -157,7 +169,7 @@ def run(training: Training) -> Iterator[dict[str, Any]]:
                 "step": training.step,
                 "tokens": training.tokens,
                 "loss": round(float(each.mean()), 5),
-                "rate": round(rate_factor(training.step - 1, progress), 5),
+                "rate": round(training.rate, 5),
                 "tokens_per_s": round(tokens / max(seconds, 1e-9)),
                 "elapsed_s": round(training.elapsed, 1),
                 "dropped": training.stream.dropped,
@@ -179,12 +191,13 @@ def parse() -> tuple[Settings, argparse.Namespace]:
     parser.add_argument("--rows", type=int, default=10, help="packed rows a step")
     parser.add_argument("--workers", type=int, default=2, help="processes that share a step (one on an accelerator)")
     parser.add_argument("--threads", type=int, default=1, help="threads a process")
+    parser.add_argument("--from", dest="begin", type=Path, help="continue from the weights of this exported folder")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--tiny", action="store_true", help="a toy size, for a look at the machinery")
     given = parser.parse_args()
     if (given.minutes is None) == (given.steps is None):
         parser.error("state either --minutes or --steps")
-    names = ("out", "minutes", "steps", "seed", "rows", "workers", "tiny")
+    names = ("out", "minutes", "steps", "seed", "rows", "workers", "tiny", "begin")
     return Settings(**{name: getattr(given, name) for name in names}), given
 
 

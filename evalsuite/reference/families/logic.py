@@ -2,10 +2,10 @@
 
 * truth: each line names who is known, who speaks about them, what is claimed, and the verdict. A line begins with the
 name that the line before ended on, so the next speaker is found by looking that very name up.
-* boolean: the whole expression is written again after every single reduction.
+* boolean: the whole expression is written again after each kind of reduction in one bracket.
 * ordering: statements become letter relations (the letters of the options), one a line behind the names; then place
 after place is filled with a letter that stands behind no other, and what is left of relations and letters is written
-again.
+again; last the place asked for.
 """
 
 from __future__ import annotations
@@ -60,33 +60,35 @@ REDUCTIONS = (
     (re.compile(r"(True|False) and (True|False)"), lambda m: str(m[1] == m[2] == "True")),
     (re.compile(r"(True|False) or (True|False)"), lambda m: str("True" in (m[1], m[2]))),
 )
+LETTERED = "pqrstuvwxyz"
 INNERMOST = re.compile(r"\( ([^()]*) \)")
 
 
 def _reduce(text: str) -> str:
-    """One reduction, inside the first innermost bracket or in the whole text; a bracket around one value goes along."""
+    """All reductions of one kind in the first innermost bracket, or in the whole text; a bracket around one value goes
+    along."""
     bracket = INNERMOST.search(text)
     start, end = (bracket.start(1), bracket.end(1)) if bracket else (0, len(text))
     part = text[start:end]
     for pattern, result in REDUCTIONS:
         if pattern.search(part):
-            part = pattern.sub(result, part, count=1)
+            part = pattern.sub(result, part)
             break
-    return re.sub(r"\( (True|False) \)", r"\1", text[:start] + part + text[end:], count=1)
+    return re.sub(r"\( (True|False) \)", r"\1", text[:start] + part + text[end:])
 
 
 def boolean(rng: random.Random, difficulty: float) -> Item:
     """A Boolean expression, sometimes with letters whose values are given first."""
     target = rng.choice(("True", "False"))
     while True:
-        text = " ".join(_expression(rng, span(rng, difficulty, 2, 6), 2))
+        text = " ".join(_expression(rng, span(rng, difficulty, 2, 10), 3))
         lines = [text]
         while lines[-1] not in ("True", "False"):
             lines.append(_reduce(lines[-1]))
-        if lines[-1] == target and len(lines) > 1 and len(text.split()) <= 20:
+        if lines[-1] == target and len(lines) > 1 and len(text.split()) <= 32 * max(1.0, difficulty):
             break
-    if rng.random() < 0.3:
-        names = iter(rng.sample("pqrstuvwxyz", 8))
+    if rng.random() < 0.3 and len(re.findall("True|False", text)) <= len(LETTERED):
+        names = iter(rng.sample(LETTERED, len(LETTERED)))
         given: list[str] = []
 
         def rename(match: re.Match[str]) -> str:
@@ -216,7 +218,7 @@ def ordering(rng: random.Random, difficulty: float) -> Item:
         lines += [_remaining(letters, told, left), f"{k} {letters[order.index(k)]}"]
         left.remove(order.index(k))
         told = [clue for clue in clues if clue[0] in left]
-    lines.append(f"{size} {letters[order.index(size)]}")
+    lines += [f"{size} {letters[order.index(size)]}", f"? {rank} {letters[order.index(rank)]}"]
     answer = f"({letters[order.index(rank)]})"
     return Item("ordering", with_options(stem, options), thinking(lines), answer, tuple(options))
 

@@ -1,7 +1,7 @@
 """Navigation on a grid and the calendar.
 
-navigate: one line an instruction, with the position (x to the right, y forward) after it. calendar: days walked by
-adding or taking sevens away, months by their lengths; years have 365 days here, so February has 28.
+navigate: one line an instruction, with the position (x to the right, y forward) after it. calendar: weekdays by
+taking sevens away and walking the rest, months by their lengths; years have 365 days here, so February has 28.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def _weekday(rng: random.Random, difficulty: float) -> Answered:
         lines += _modulo(abs(shift))
         rest = abs(shift) % 7
         after = (day + (rest if shift > 0 else -rest)) % 7
-        lines.append(f"{DAYS[day]} {'+' if shift > 0 else '-'} {rest} = {DAYS[after]}")
+        walked = [DAYS[(day + (step if shift > 0 else -step)) % 7] for step in range(1, rest + 1)]
+        lines.append(f"{DAYS[day]} {'+' if shift > 0 else '-'} {rest}: " + " ".join(walked or [DAYS[day]]))
         day = after
     if len(shifts) == 1:
         count = f"{abs(shifts[0])} day{'s' * (abs(shifts[0]) > 1)}"
@@ -159,6 +160,7 @@ def _shift_date(month: int, day: int, shift: int) -> tuple[list[str], int, int]:
     while day + shift < 1:
         month -= 1
         name, length = MONTHS[month % 12]
+        lines.append(f"{day}-{-shift}<1")
         lines += [f"{month % 12 + 1:02} {name} {length}", equation(day, "+", length)]
         day += length
     lines.append(equation(day, "-", -shift))

@@ -1,8 +1,9 @@
 """Things that change hands, are counted or are looked up.
 
-* tracking: what each of two people holds (the letter of the option) is looked up, then the full state is written again.
+* tracking: each person with the thing and its letter (that of the option); a swap names what both hold, then the full
+state is written again; last the person asked for.
 * counting: a running total, one line a kind of thing; what does not count is said not to.
-* lookup: one line a hop through a list of arrows (from, to), or one line a row of a table.
+* lookup: one line a hop through a list of arrows (from, to), or one line a row of a table, with the comparison made.
 """
 
 from __future__ import annotations
@@ -71,18 +72,20 @@ _SCENES = (
 def tracking(rng: random.Random, difficulty: float) -> Item:
     """Swaps of things between three to five people."""
     count = span(rng, difficulty, 3, 5)
-    people = list(FIRST_FIVE[:count]) if rng.random() < 0.5 else rng.sample(PEOPLE, count)
+    people = list(FIRST_FIVE[:count]) if rng.random() < 0.5 and count <= 5 else rng.sample(PEOPLE, count)
     scene = rng.choice(_SCENES)
     things = rng.sample(scene.pool, count)
     swaps = [rng.sample(people, 2) for _ in range(span(rng, difficulty, 2, 5))]
     shown = arrange(rng, things)
     state = {person: LETTERS[shown.index(thing)] for person, thing in zip(people, things, strict=True)}
-    lines = [" ".join(f"{person} {letter}" for person, letter in state.items())]
+    lines = [f"{person} {thing} {state[person]}" for person, thing in zip(people, things, strict=True)]
+    lines.append(" ".join(f"{person} {letter}" for person, letter in state.items()))
     for one, two in swaps:
         before = f"{one} {state[one]}, {two} {state[two]}: "
         state[one], state[two] = state[two], state[one]
         lines.append(before + " ".join(f"{person} {letter}" for person, letter in state.items()))
     asked = rng.choice(people)
+    lines.append(f"? {asked} {state[asked]}")
     begin = listing([scene.holds.format(person, thing) for person, thing in zip(people, things, strict=True)])
     told = [scene.swap.format(*pair) for pair in swaps]
     words = ["First", *["Then"] * (len(told) - 2), "Finally"]
@@ -95,16 +98,16 @@ def counting(rng: random.Random, difficulty: float) -> Item:
     """How many things of one kind; in the harder half things of other kinds stand among them."""
     wanted = rng.choice(list(THINGS))
     kinds = [
-        (wanted, thing) for thing in rng.sample(THINGS[wanted], min(len(THINGS[wanted]), span(rng, difficulty, 2, 9)))
+        (wanted, thing) for thing in rng.sample(THINGS[wanted], min(len(THINGS[wanted]), span(rng, difficulty, 2, 11)))
     ]
     if wanted != "objects" and rng.random() < 0.2 + 0.5 * difficulty:
         other = rng.choice([kind for kind in THINGS if kind not in (wanted, "objects")])
         extra = rng.sample(THINGS[other], min(3, max(1, len(kinds) // 2)))
-        kinds = kinds[: max(2, 9 - len(extra))] + [(other, thing) for thing in extra]
+        kinds = kinds[: max(2, 11 - len(extra))] + [(other, thing) for thing in extra]
         rng.shuffle(kinds)
     parts, lines, total = [], [], 0
     for kind, (single, plural) in kinds:
-        number = rng.randint(2, 5) if rng.random() < 0.15 + 0.4 * difficulty else 1
+        number = rng.randint(2, min(10, 5 + round(5 * difficulty))) if rng.random() < 0.15 + 0.5 * difficulty else 1
         parts.append(single if number == 1 else f"{NUMBER_WORDS[number]} {plural}")
         name = single.split(" ", 1)[1] if number == 1 else plural
         total += number if kind == wanted else 0
@@ -157,13 +160,15 @@ def _table(rng: random.Random, difficulty: float) -> tuple[str, list[str], str]:
         most = rng.random() < 0.5
         best, lines = 0, []
         for i, name in enumerate(names):
-            best = i if (values[i] >= values[best] if most else values[i] <= values[best]) else best
-            lines.append(f"{name} {values[i]}: {names[best]} {values[best]}")
+            better = i != best and (values[i] > values[best]) == most
+            compared = f" {'>' if most else '<'} {values[best]} {'yes' if better else 'no'}" if i else ""
+            best = i if better else best
+            lines.append(f"{name} {values[i]}{compared}: {names[best]} {values[best]}")
         return f"{head}Who has the {'largest' if most else 'smallest'} {field}?", lines, names[best]
     bound, count, lines = rng.choice(values) + rng.choice((-1, 1)), 0, []
     for name, value in zip(names, values, strict=True):
         count += value > bound
-        lines.append(f"{name} {value} {'yes' if value > bound else 'no'}: {count}")
+        lines.append(f"{name} {value} > {bound} {'yes' if value > bound else 'no'}: {count}")
     return f"{head}How many have a {field} of more than {bound}?", lines, str(count)
 
 
