@@ -7,6 +7,8 @@
     python benchmarks/speed.py matrix [--limit 10]
     python benchmarks/speed.py growth
     python benchmarks/speed.py forward
+    python benchmarks/speed.py memory
+    python benchmarks/speed.py accuracy --data DATA [--stock]
 
 Every part adds its report to the file that `--out` names. `--data` holds `bbh/` and `gsm8k/`. Models: a Llama with
 SmolLM2-135M's dimensions and random weights for `choice` and `emulation`, the embedded one elsewhere.
@@ -43,6 +45,8 @@ from evalsuite.engines.own import OwnDecoding, OwnForward
 from evalsuite.harness.loading import load_task
 from evalsuite.located import parse
 from evalsuite.precision import compiled
+from evalsuite.precision.recipes import RECIPES
+from evalsuite.records import Arm, ModelRef
 from evalsuite.spec import Overrides, load, resolve
 
 RECIPE_OF = {"float32": "fp32", "bfloat16": "bf16"}
@@ -404,7 +408,29 @@ def forward(args: argparse.Namespace) -> dict[str, Any]:
             "limit": args.limit}  # fmt: skip
 
 
-PARTS = {part.__name__: part for part in (choice, accuracy, generate, emulation, harness, matrix, growth, forward)}
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory of a run of arms, in units of the BF16 weights: a process of its own that scores a little."""
+    folder = random_llama(args.work / "llama")
+    weights = (folder / "model.safetensors").stat().st_size
+    if not args.once:
+        out = args.work / "memory.json"
+        out.unlink(missing_ok=True)
+        command = [sys.executable, __file__, "memory", "--once", "1", "--out", str(out), "--work", str(args.work)]
+        subprocess.run(command, check=True, capture_output=True)
+        found: dict[str, Any] = json.loads(out.read_text())["memory"]
+        return found
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    engine = LocalEngine(ModelRef(id=str(folder)), {})
+    for recipe in args.recipes:
+        with engine.open(Arm(id=recipe, model=engine.model, recipe=RECIPES[recipe])) as session:
+            session.score([ScoreRequest(tuple(range(1, 65)), (5, 6))])
+            kernel = session.realised.kernel
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"weights_bytes": weights, "peak_over_weights": round((peak - before) / weights, 2), "kernel": kernel}
+
+
+ALL = (choice, accuracy, generate, emulation, harness, matrix, growth, forward, memory)
+PARTS = {part.__name__: part for part in ALL}
 
 
 def main() -> None:

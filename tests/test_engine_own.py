@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from evalsuite.engines import GenerateRequest, ScoreRequest, TraceRequest, decoder, own
+from evalsuite.engines import GenerateRequest, ScoreRequest, TraceRequest, cascade, decoder, head, own
 from evalsuite.engines.local import LocalEngine
 from evalsuite.engines.own import OwnForward, agrees, passes
 from evalsuite.precision.recipes import RECIPES
@@ -57,6 +57,24 @@ def test_a_pass_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, spoile
     monkeypatch.setattr(decoder, spoiled, lambda *given: right(*given) * 1.001)
 
     assert not agrees(made("llama"))
+
+
+def test_a_torch_without_the_attention_that_it_needs_leaves_models_to_transformers(monkeypatch: pytest.MonkeyPatch):
+    def gone(*_: Any, **__: Any) -> Any:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(cascade, "_flash", gone)
+
+    assert not agrees(made("llama"))
+
+
+def test_a_wide_head_that_is_not_kept_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch):
+    model = made("qwen3").to(torch.bfloat16)
+    asked = [ScoreRequest(ids(9), ids(4, 3))]
+    kept = torch.cat(list(OwnForward(model).logits(asked)))
+    monkeypatch.setattr(head, "KEPT_ELEMENTS", 0)
+
+    assert torch.equal(torch.cat(list(OwnForward(model).logits(asked))), kept)
 
 
 def test_types_and_attentions_that_it_does_not_know_are_left_to_transformers():

@@ -30,6 +30,7 @@ def test_the_wheel_holds_tasks_templates_and_the_reference_model(wheel: Path):
     assert "evalsuite/_data/tasks/items/boolean.jsonl" in names
     assert "evalsuite/_data/dashboards/app.css" in names
     assert "evalsuite/reference/model/model.safetensors" in names
+    assert "evalsuite/precision/kernel.cpp" in names
     assert not [name for name in names if name.startswith(("tests/", "results/"))]
 
 

@@ -129,11 +129,19 @@ def _places(rows: Sequence[Row]) -> Tensor:
     return torch.tensor(found)
 
 
-@torch.no_grad()
 def agrees(model: Any) -> bool:
     """Whether our passes give transformers' FP32 logits on this model's own weights: prefix, branches and cache."""
     if not could_run(model) or next(model.parameters()).device.type != "cpu":
         return False
+    try:
+        return _difference(model) <= TOLERANCE
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False  # a torch or a transformers that lays something out in another way
+
+
+@torch.no_grad()
+def _difference(model: Any) -> float:
+    """Largest difference of logits, in units of the largest logit or of 1."""
     probe = shallow_copy(model)
     high = min(probe.config.vocab_size, 1 << 15)
     ids = [(7 * i + i * i) % (high - 1) + 1 for i in range(24)]
@@ -150,4 +158,4 @@ def agrees(model: Any) -> bool:
     rows = [probe(input_ids=torch.tensor([ids[:n]])).logits[0] for n in (10, 16)]
     real += [torch.stack((rows[0][8], rows[1][13])), torch.stack((rows[0][9], rows[1][14])), rows[1][15:16]]
     expected, found = torch.cat(real), torch.cat((made, *steps))
-    return bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max().clamp_min(1.0))
+    return float((expected - found).abs().max() / expected.abs().max().clamp_min(1.0))
