@@ -39,7 +39,7 @@ from evalsuite.records import Arm, ModelRef
 from evalsuite.spec import Overrides, resolve
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
-BUDGET = {"direct": 16, "thinking": 224}
+BUDGET = {"direct": 16, "thinking": 352}
 THINKING = 60
 SUITE = """\
 schema: 1

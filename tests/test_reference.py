@@ -321,6 +321,7 @@ def test_an_exported_folder_loads_and_names_its_end_token(tmp_path):
 
     assert model.dtype == torch.bfloat16
     assert config["eos_token_id"] == generation["eos_token_id"] == loaded.eos_token_id
+    assert "max_new_tokens" not in generation
     assert loaded.get_vocab() == tokenizer().get_vocab()
     assert loaded.chat_template == prompts.CHAT_TEMPLATE
 

@@ -96,8 +96,9 @@ def export(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: 
 
     stored = copy.deepcopy(model).to("cpu", torch.bfloat16)
     stored.config.dtype = torch.bfloat16
+    # No `max_new_tokens`: it would overrule the budget that lm-eval's `hf` model sets as a total length.
     stored.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=256
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     stored.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
