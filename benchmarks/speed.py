@@ -17,7 +17,6 @@ SmolLM2-135M's dimensions and random weights for `choice` and `emulation`, the e
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -35,7 +34,19 @@ import lm_eval.utils
 import numpy as np
 import torch
 from lm_eval.api.instance import Instance
-from speed_parts import NEW, choice_task, ours, paired, random_llama, ratio, say, stock, thinking_prompts, timed
+from speed_parts import (
+    NEW,
+    choice_task,
+    ours,
+    paired,
+    peak_memory,
+    random_llama,
+    ratio,
+    say,
+    stock,
+    thinking_prompts,
+    timed,
+)
 
 from evalsuite import engines, machine, resources, workflow
 from evalsuite.engines import Generation, Realised, Score, ScoreRequest, Trace
@@ -346,7 +357,7 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
     if args.once:
         with tempfile.TemporaryDirectory() as folder:
             _growing(int(args.once), Path(folder))
-        return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        return {"peak_rss_bytes": peak_memory()}
     found = {}
     for count in (100, 300, 1000, 3000, 10_000):
         with tempfile.TemporaryDirectory() as folder:
@@ -419,13 +430,13 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
         subprocess.run(command, check=True, capture_output=True)
         found: dict[str, Any] = json.loads(out.read_text())["memory"]
         return found
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_memory()
     engine = LocalEngine(ModelRef(id=str(folder)), {})
     for recipe in args.recipes:
         with engine.open(Arm(id=recipe, model=engine.model, recipe=RECIPES[recipe])) as session:
             session.score([ScoreRequest(tuple(range(1, 65)), (5, 6))])
             kernel = session.realised.kernel
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory()
     return {"weights_bytes": weights, "peak_over_weights": round((peak - before) / weights, 2), "kernel": kernel}
 
 

@@ -85,6 +85,12 @@ def ours(folder: str | Path, recipe: str, **options: Any) -> Iterator[EngineLM]:
         yield EngineLM(engine, "direct", session)
 
 
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes. Not `getrusage`: that one survives exec."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds and result."""
     start = time.perf_counter()

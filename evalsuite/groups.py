@@ -7,18 +7,18 @@ noise-floor arm is the exception on purpose: permuted, half the token budget.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WINDOW = 512
 """Items a window."""
 GROUP_TOKENS = 32_768
-"""Default token budget of a group: rows x (longest prompt + generation budget)."""
+"""Default token budget of a group: items x tokens of the longest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What an item costs: `rows` sequences of at most `tokens` tokens each (prompt and answer)."""
+    """What an item costs: `rows` times `tokens` (prompt and answer; what items share is not counted)."""
 
     rows: int
     tokens: int
@@ -68,3 +68,16 @@ def _fill(window: Sequence[int], sizes: Sequence[Size], budget: int) -> list[tup
         current.append(i)
         rows, longest = rows + sizes[i].rows, wide
     return [*groups, tuple(current)] if current else groups
+
+
+def pieces(sizes: Sequence[int], budget: int) -> Iterator[slice]:
+    """Consecutive rows of together at most `budget` tokens when padded to the longest; a longer row stands alone."""
+    start = widest = 0
+    for end, size in enumerate(sizes):
+        wide = max(widest, size)
+        if end > start and wide * (end + 1 - start) > budget:
+            yield slice(start, end)
+            start, wide = end, size
+        widest = wide
+    if sizes:
+        yield slice(start, len(sizes))

@@ -252,8 +252,8 @@ def test_a_group_that_does_not_fit_is_halved_and_no_larger_one_is_tried_again(
         assert [s.loglikelihood for s in first] == pytest.approx([s.loglikelihood for s in whole], abs=1e-5)
         assert again == first
         assert tried == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
-        assert counts["batch"] == {"halved_groups": 2}
-        assert session.activity() == {}
+        assert counts["batch"] == {"halved_groups": 1}
+        assert session.activity() == {"batch": {"halved_groups": 1}}  # split without being tried: still said
     cell = CellRecord(cell=Cell(arm="a", task="t", mode="direct"), status="running", resume_key="0", n_planned=1)
     assert [f.code for f in noted(cell, RECIPES["fp32"], counts).findings] == ["GROUP_HALVED"]
 
@@ -269,3 +269,60 @@ def test_one_item_that_does_not_fit_is_an_error_with_advice(engine: LocalEngine,
         monkeypatch.setattr(session._forward, "logits", lambda _: (_ for _ in ()).throw(RuntimeError("another fault")))
         with pytest.raises(RuntimeError, match="another fault"):
             session.score([ScoreRequest((1, 2, 3), (4,)), ScoreRequest((1, 2), (4, 5))])
+
+
+def test_a_failed_attempt_leaves_no_counts_behind(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch):
+    asked = [ScoreRequest((5, 6, 7, n), (8,)) for n in range(8)]
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        session.score(asked)
+        expected = session.activity()
+        logits, fails = session._forward.logits, iter([True])
+
+        def late(requests: list[ScoreRequest]):
+            yield from logits(requests)
+            if next(fails, False):
+                raise torch.OutOfMemoryError("out of memory")
+
+        monkeypatch.setattr(session._forward, "logits", late)
+        session.score(asked)
+        found = session.activity()
+
+    assert found.pop("batch") == {"halved_groups": 1}
+    assert found == expected
+
+
+def test_a_closed_session_holds_no_weights_and_the_arm_is_gone(engine: LocalEngine):
+    import gc
+
+    from evalsuite.precision.layers import Arm as Running
+
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        session.score([ScoreRequest((5, 6, 7), (8,))])
+
+    assert session._forward is None
+    assert not [o for o in gc.get_objects() if type(o) is Running]
+
+
+def test_padded_rows_of_other_models_stay_within_a_groups_tokens(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    from evalsuite.engines import stock
+
+    through = LocalEngine(ModelRef(id=str(tiny_model)), {"forward": "transformers"})
+    asked = [ScoreRequest(tuple(range(1, 30 + n)), (8, 9)) for n in range(6)]
+    written = [GenerateRequest(tuple(range(1, 30 + n)), 6, ()) for n in range(6)]
+    with through.open(arm(through)) as session:
+        whole, texts = session.score(asked), session.generate(written)
+        monkeypatch.setattr(stock, "GROUP_TOKENS", 80)
+        widths: list[int] = []
+        padded = stock.padded
+
+        def watched(rows, *given, **named):
+            widths.append(len(rows) * max(map(len, rows)))
+            return padded(rows, *given, **named)
+
+        monkeypatch.setattr(stock, "padded", watched)
+        parts, again = session.score(asked), session.generate(written)
+
+    assert len(widths) == 6
+    assert max(widths) <= 80
+    assert [s.loglikelihood for s in parts] == pytest.approx([s.loglikelihood for s in whole], abs=1e-5)
+    assert again == texts

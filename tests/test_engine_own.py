@@ -122,6 +122,33 @@ def test_decoding_past_the_growth_of_the_cache_follows_plain_rows():
         torch.testing.assert_close(logits[row], model(input_ids=tokens).logits[0, -1], atol=2e-4, rtol=0)
 
 
+def test_a_long_text_without_options_builds_no_mask():
+    model = made("llama")
+    asked = ScoreRequest(ids(30), ids(5000, 7))
+    rows = [own._row([asked], 0)]
+    tree = cascade.TreePass(rows, cascade.Prefix(), OwnForward(model)._reading)
+    found = torch.cat(list(OwnForward(model).logits([asked])))
+
+    assert not hasattr(tree, "_mask")
+    torch.testing.assert_close(found, plain(model, asked), atol=3e-4, rtol=0)
+
+
+def test_rotary_embeddings_that_depend_on_the_length_are_left_to_transformers():
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+
+    assert not agrees(made("llama", rope_parameters=rope))
+
+
+def test_a_prefix_is_not_counted_so_counts_do_not_depend_on_a_resume(engine: LocalEngine):
+    asked = [ScoreRequest((*ids(50), *ids(8, n)), ids(3, n), 50) for n in range(4)]
+    with engine.open(arm(engine, "fp8-ue8m0")) as session:
+        session.score(asked)
+        first = session.activity()
+        session.score(asked)
+
+        assert session.activity() == first
+
+
 def test_passes_hold_every_row_once_and_only_a_single_row_may_be_too_long():
     sizes = [10, 3000, 700, 700, 700, 5, 5]
     found = list(passes(sizes))

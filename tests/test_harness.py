@@ -243,3 +243,14 @@ def test_asking_twice_for_the_tokens_of_a_text_tokenises_once(engine: LocalEngin
 
     assert lm.tok_encode("a text") == first[:-1]
     assert asked == ["a text"]
+
+
+def test_a_continuation_longer_than_the_context_is_refused_in_both_paths(engine: LocalEngine, monkeypatch):
+    lm = EngineLM(engine, "direct")
+    monkeypatch.setattr(engine, "max_length", 6)
+
+    with pytest.raises(SuiteError, match="cannot be scored"):
+        lm.score_request("x", " one two three four five six seven eight nine ten")
+    for behind in ([], list(range(1, 9))):
+        with pytest.raises(SuiteError, match="cannot be scored"):
+            lm._loglikelihood_tokens([(("", ""), [1, 2], behind)])

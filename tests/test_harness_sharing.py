@@ -38,6 +38,14 @@ def test_items_that_come_later_do_not_change_what_earlier_ones_say():
     assert made[-1][0].shared == 0
 
 
+def test_fewer_items_may_decide():
+    items = [scored((i,), (7,)) for i in range(4)]
+    stranger = [ScoreRequest((1, 2, 3), (4,))]
+
+    assert share([*items, stranger], by=4)[:4] == share(items)
+    assert share([*items, stranger])[0][0].shared == 0
+
+
 def test_nothing_asked_shares_nothing():
     assert share([]) == []
 

@@ -1,7 +1,6 @@
 """The compiled kernel: built once, whole or not at all; checked before use; nothing depends on its being there."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,12 +42,29 @@ def test_without_a_working_compiler_there_is_none_and_activations_stay_eager(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
 ):
     monkeypatch.setenv("CXX", compiler)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if name == "false" else None)
     x = torch.randn(4, 256).bfloat16()
 
     assert compiled.library() is None
     assert FakeQuant(QUANT, CPU)(x).shape == x.shape
     assert not list(fresh.glob("*.so"))
+
+
+@needs_compiler
+def test_a_compiler_with_arguments_is_called_with_them(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "c++ -DANYTHING=1")
+
+    assert compiled.library() is not None
+
+
+def test_a_user_without_a_home_stays_eager(monkeypatch: pytest.MonkeyPatch):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    compiled.library.cache_clear()
+    assert compiled.library() is None
+    compiled.library.cache_clear()
 
 
 def test_it_can_be_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from evalsuite.records import Arm, Finding, ModelRef, Realised
 
+BATCH, HALVED = "batch", "halved_groups"
+"""Under what names `Session.activity` counts groups that were not answered whole."""
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 

@@ -75,6 +75,8 @@ class Row(NamedTuple):
 
     trunk: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...] = ()
+    asked: int = 1
+    """Without branches: how many of the last tokens are asked for what follows them."""
 
     @property
     def size(self) -> int:
@@ -177,14 +179,16 @@ class Cache:
             self._columns += GROWTH
             self._mask = torch.nn.functional.pad(self._mask, (0, GROWTH))
             for kept in (self._keys, self._values):
-                kept[:] = [torch.nn.functional.pad(_there(part), (0, 0, 0, GROWTH)) for part in kept]
+                for layer, part in enumerate(kept):  # one at a time: all old and new together would be twice the cache
+                    kept[layer] = torch.nn.functional.pad(_there(part), (0, 0, 0, GROWTH))
         self.length += 1
 
     def select(self, index: Tensor) -> None:
         """Keep these rows."""
         self._mask = self._mask[index]
         for kept in (self._keys, self._values):
-            kept[:] = [_there(part)[index] for part in kept]
+            for layer, part in enumerate(kept):
+                kept[layer] = _there(part)[index]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`; one token a row, in the order of the rows."""

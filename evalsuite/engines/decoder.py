@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 TYPES = ("llama", "qwen2", "qwen3")
 """`model_type` of models whose layers are laid out as here."""
+ROTARY = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary embedding whose angles depend on a token's position alone, not on how long the text has become."""
 PROBED = 4
 TOLERANCE = 1e-4
 """Largest difference of FP32 logits, in units of the largest logit or of 1."""
@@ -35,7 +37,6 @@ class Decoder:
         attention = self._layers[0].self_attn
         self.layers = len(self._layers)
         self.head_dim: int = attention.head_dim
-        self.kv_heads: int = attention.k_proj.out_features // attention.head_dim
         self.scale: float = attention.scaling
 
     def __call__(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
@@ -74,10 +75,12 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def could_run(model: Any) -> bool:
-    """Whether a model is of a type that `Decoder` knows, with full attention in every layer."""
+    """Whether a model is of a type that `Decoder` knows, with full attention and plain positions in every layer."""
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return config.model_type in TYPES and kinds == {"full_attention"} and not getattr(config, "pretraining_tp", 1) > 1
+    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    plain = kinds == {"full_attention"} and rotary in ROTARY and not getattr(config, "pretraining_tp", 1) > 1
+    return config.model_type in TYPES and plain
 
 
 def shallow_copy(model: Any) -> Any:

@@ -5,6 +5,7 @@ name another model, which must read the very same prompts; one model is in memor
 loaded by `shipped`. What an arm then does is in `session`.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,12 +92,17 @@ class LocalEngine:
             applied.count(self._options.get("count", "blocks"))
             session = LocalSession(self, self._forward(model, applied), applied)
             applied.activity()  # the probe of the output head is not the run's
-            yield session
+            try:
+                yield session
+            finally:
+                session.close()
+        del applied
+        gc.collect()  # the arm's forwards refer to each other: without this its operands stay beside the next arm's
 
     def _forward(self, model: Any, applied: Applied) -> Forward:
         """Our own forward pass where it was proven on this model, which is so for all of its arms or for none."""
         if self._owns:
-            return OwnForward(model, applied.realised.modules, applied.kv)
+            return OwnForward(model, applied.realised.modules, applied.kv, applied.activity)
         return StockForward(model, applied.realised.modules, self.tokenizer.pad_token_id or 0)
 
     def _folder_of(self, arm: Arm) -> Path:

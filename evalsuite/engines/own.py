@@ -5,7 +5,7 @@ Requests with one context (the options of a question) become one row, a trunk wi
 thousand tokens at a time, which keeps what a layer needs near the processor. Everything depends on the group alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,18 +16,27 @@ from evalsuite.engines import GenerateRequest, ScoreRequest
 from evalsuite.engines.cascade import Cache, Prefix, PrefixPass, Reading, Row, TreePass
 from evalsuite.engines.decoder import TOLERANCE, Decoder, could_run, shallow_copy
 from evalsuite.engines.head import Head
+from evalsuite.groups import pieces
 
 PASS_TOKENS = 2048
 """Tokens of one pass; a longer row is a pass of its own."""
 
 
 class OwnForward:
-    """See `session.Forward`. `kv`: how a quantised cache changes keys and values."""
+    """See `session.Forward`. `kv`: how a quantised cache changes keys and values. `uncounted`: drops the counts since
+    the last call; a prefix is not counted, since which group computes it depends on where a run was resumed."""
 
     name = "own-forward-fp32-attention"
     logits_dtype: str
 
-    def __init__(self, model: Any, quantised: tuple[str, ...] = (), kv: tuple[Any, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        quantised: tuple[str, ...] = (),
+        kv: tuple[Any, Any] | None = None,
+        uncounted: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._uncounted = uncounted
         self._decoder, self._head = Decoder(model), Head(model, quantised)
         keys, values = kv or (Tensor.float, Tensor.float)
         self._reading = Reading(keys, values, self._decoder.scale)
@@ -40,7 +49,8 @@ class OwnForward:
         rows = [_row(list(asked), len(prefix)) for _, asked in groupby(requests, key=lambda r: r.context)]
         for part in passes([row.size for row in rows]):
             chosen, before = rows[part], prefix
-            if chosen[0].size > PASS_TOKENS:  # its mask would not fit: its trunk becomes a prefix of its own
+            if chosen[0].size > PASS_TOKENS and chosen[0].branches:
+                # Its mask would not fit: its trunk becomes a prefix of its own.
                 trunk = chosen[0].trunk
                 before = self._extended(prefix, trunk[:-1])
                 chosen = [Row(trunk[-1:], chosen[0].branches)]
@@ -68,7 +78,12 @@ class OwnForward:
         tokens = (first.context if isinstance(first, ScoreRequest) else first.prompt)[:least]
         if self._prefix.tokens != tokens:
             self._prefix = self._extended(Prefix(), tokens)
+            self._uncounted()
         return self._prefix
+
+    def parts(self, requests: Sequence[GenerateRequest]) -> Iterator[slice]:
+        """A group is one batch."""
+        yield slice(0, len(requests))
 
     def _extended(self, before: Prefix, tokens: tuple[int, ...]) -> Prefix:
         """A prefix and more tokens behind it."""
@@ -103,25 +118,24 @@ class OwnDecoding:
 
 def passes(sizes: Sequence[int]) -> Iterator[slice]:
     """Consecutive rows of together at most `PASS_TOKENS` tokens, counted with the padding that attention sees."""
-    start = widest = 0
-    for end, size in enumerate(sizes):
-        wide = max(widest, size)
-        if end > start and wide * (end + 1 - start) > PASS_TOKENS:
-            yield slice(start, end)
-            start, wide = end, size
-        widest = wide
-    yield slice(start, len(sizes))
+    return pieces(sizes, PASS_TOKENS)
 
 
 def _row(requests: Sequence[ScoreRequest], shared: int) -> Row:
-    return Row(requests[0].context[shared:], tuple(r.continuation[:-1] for r in requests))
+    first = requests[0]
+    if len(requests) == 1:  # no branch: a long text needs no mask of its own
+        return Row((*first.context[shared:], *first.continuation[:-1]), asked=len(first.continuation))
+    return Row(first.context[shared:], tuple(r.continuation[:-1] for r in requests))
 
 
 def _places(rows: Sequence[Row]) -> Tensor:
     """Packed places whose hidden states predict the tokens of each branch and the one behind it, in order."""
-    found, start = [], 0
+    found: list[int] = []
+    start = 0
     for row in rows:
         branch = start + len(row.trunk)
+        if not row.branches:
+            found += range(branch - row.asked, branch)
         for tokens in row.branches:
             found += [start + len(row.trunk) - 1, *range(branch, branch + len(tokens))]
             branch += len(tokens)
@@ -135,6 +149,8 @@ def agrees(model: Any) -> bool:
         return False
     try:
         return _difference(model) <= TOLERANCE
+    except torch.OutOfMemoryError:
+        raise
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False  # a torch or a transformers that lays something out in another way
 

@@ -5,8 +5,8 @@ token can end one. Scoring takes hidden states at the needed positions only, the
 FP32 log-softmax: lm-eval's stock path takes the log-softmax in the model's own type, and its BF16 log-likelihoods are
 multiples of 1/16 or coarser.
 
-A group that does not fit in memory is answered in halves, and no larger one is tried again; the count of such groups is
-among the counts of `activity`, under `BATCH`, so that a record can say it.
+A group that does not fit in memory is answered in halves, and none of that size is tried again; groups that were not
+answered whole are counted by `activity`, under `BATCH`, so that a record says it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from evalsuite.engines import (
+    BATCH,
+    HALVED,
     GenerateRequest,
     Generation,
     IntArray,
@@ -28,6 +30,7 @@ from evalsuite.engines import (
 from evalsuite.engines.batch import Batch
 from evalsuite.engines.head import distribution
 from evalsuite.errors import CannotRunError
+from evalsuite.precision.activity import total
 from evalsuite.precision.emulate import Applied
 
 if TYPE_CHECKING:
@@ -37,8 +40,6 @@ COMPACT_AT = 0.75
 """The batch is compacted when this share of its rows or less is still running: less copying than at every exit."""
 
 
-BATCH, HALVED = "batch", "halved_groups"
-"""Under what names `activity` counts groups that were halved."""
 T = TypeVar("T")
 R = TypeVar("R", GenerateRequest, ScoreRequest)
 
@@ -63,8 +64,11 @@ class Forward(Protocol):
         """Logits (float32, positions x vocabulary) that predict each token of each continuation, in order, in slices
         of positions."""
 
+    def parts(self, requests: Sequence[GenerateRequest]) -> Iterator[slice]:
+        """The batches that a group is generated in; they depend on the group alone."""
+
     def decode(self, requests: Sequence[GenerateRequest]) -> Decoding:
-        """Read the prompts of one group."""
+        """Read the prompts of one batch."""
 
 
 class LocalSession:
@@ -72,9 +76,9 @@ class LocalSession:
 
     def __init__(self, engine: "LocalEngine", forward: Forward, applied: Applied) -> None:
         self._forward, self._applied = forward, applied
-        self._most: int | None = None
-        """Tokens of the largest group that may be tried; None while every one has fitted."""
-        self._halved = 0
+        self._failed: int | None = None
+        """Tokens of the smallest group that did not fit; None while every one has."""
+        self._pending: dict[str, dict[str, int]] = {}
         realised = applied.realised
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
@@ -86,11 +90,17 @@ class LocalSession:
 
     def activity(self) -> dict[str, dict[str, int]]:
         """Counts since the last call; see `engines.Session`."""
-        counts = self._applied.activity()
-        if self._halved:
-            counts[BATCH] = {HALVED: self._halved}
-            self._halved = 0
+        self._keep_counts()
+        counts, self._pending = self._pending, {}
         return counts
+
+    def close(self) -> None:
+        """Let go of the model: whoever still holds the session holds no weights."""
+        self._forward = self._applied = None  # type: ignore[assignment]
+
+    def _keep_counts(self) -> None:
+        for module, found in self._applied.activity().items():
+            self._pending[module] = total((self._pending.get(module, {}), found))
 
     def _fitting(self, requests: list[R], answer: Callable[[list[R]], list[T]]) -> list[T]:
         """What `answer` makes of a group, or of its halves where the whole is too large for the memory.
@@ -98,25 +108,35 @@ class LocalSession:
         Raises:
             CannotRunError: a single request is too large.
         """
+        made, whole = self._tried(requests, answer)
+        if not whole:
+            self._pending[BATCH] = total((self._pending.get(BATCH, {}), {HALVED: 1}))
+        return made
+
+    def _tried(self, requests: list[R], answer: Callable[[list[R]], list[T]]) -> tuple[list[T], bool]:
+        """Answers, and whether they came in one piece. A size that failed once is not tried again."""
         tokens = sum(_tokens(request) for request in requests)
-        if self._most is None or tokens <= self._most or len(requests) == 1:
+        if self._failed is None or tokens < self._failed or len(requests) == 1:
+            self._keep_counts()
             try:
-                return answer(requests)
+                return answer(requests), True
             except (MemoryError, RuntimeError) as error:
                 if not _is_memory(error):
                     raise
                 if len(requests) == 1:
                     raise CannotRunError(f"One item of {tokens} tokens does not fit in memory ({error}). Give it "
                                          "more memory, or run it on another engine.") from None  # fmt: skip
-            self._most, self._halved = tokens // 2, self._halved + 1
+            self._applied.activity()  # what the failed attempt saw is seen again by the halves
+            self._failed = tokens
         half = len(requests) // 2
-        return self._fitting(requests[:half], answer) + self._fitting(requests[half:], answer)
+        return self._tried(requests[:half], answer)[0] + self._tried(requests[half:], answer)[0], False
 
     # ------------------------------------------------------------------------------------------------- generation
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         """Continuations of one group, in order."""
-        return self._fitting(list(requests), self._generate)
+        parts = [list(requests[part]) for part in self._forward.parts(requests)]
+        return [made for part in parts for made in self._fitting(part, self._generate)]
 
     def _generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         batch, token = Batch(requests), None

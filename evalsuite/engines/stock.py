@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evalsuite.engines import GenerateRequest, ScoreRequest
 from evalsuite.engines.head import Head
+from evalsuite.groups import GROUP_TOKENS, pieces
 
 
 class StockForward:
@@ -35,7 +36,11 @@ class StockForward:
         return bool(((own - ours).abs().max() / scale) < 0.02)
 
     def logits(self, requests: Sequence[ScoreRequest]) -> Iterator[Tensor]:
-        """One padded pass; a slice of positions after the other."""
+        """Padded passes of at most a group's tokens; a slice of positions after the other."""
+        for part in pieces([len(r.context) + len(r.continuation) for r in requests], GROUP_TOKENS):
+            yield from self._pass(requests[part])
+
+    def _pass(self, requests: Sequence[ScoreRequest]) -> Iterator[Tensor]:
         ids, mask = (t.to(self._device) for t in padded([(*r.context, *r.continuation[:-1]) for r in requests]))
         at = [(i, len(r.context) - 1 + j) for i, r in enumerate(requests) for j in range(len(r.continuation))]
         rows, columns = torch.tensor(at, device=self._device).unbind(1)
@@ -45,6 +50,10 @@ class StockForward:
         else:
             logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             yield logits[rows, columns].float()
+
+    def parts(self, requests: Sequence[GenerateRequest]) -> Iterator[slice]:
+        """Groups are cut by what is not shared; here every row holds its whole prompt, so a group may be several."""
+        return pieces([len(r.prompt) + r.max_new for r in requests], GROUP_TOKENS)
 
     def decode(self, requests: Sequence[GenerateRequest]) -> "StockDecoding":
         """Prompts padded on the left, once."""

@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 
 from evalsuite.calibration import read_again
+from evalsuite.engines import HALVED
 from evalsuite.errors import UsageError
 from evalsuite.harness.workload import Item, Workload
 from evalsuite.records import Activity, CellRecord, Finding, Recipe, RunSpec
 
 CODES = ("NONFINITE_ACTIVATIONS", "CALIBRATION_EXCEEDED", "GROUP_HALVED")
 """Findings that come from counts."""
-HALVED = "halved_groups"
 TOTALS = ("blocks", "elements", HALVED)
 """Counts that are no module's: how much was looked at, and groups that did not fit in memory."""
 EXCEEDED_WARNS = 0.01

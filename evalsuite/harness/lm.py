@@ -90,8 +90,15 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         before, behind = self.encode_pair(context, continuation)
         if not behind:
             raise SuiteError(f"empty continuation {continuation!r} behind {context[-40:]!r}: nothing to score.")
-        before = before[max(0, len(before) + len(behind) - self.engine.max_length - 1) :]
-        return ScoreRequest(tuple(before), tuple(behind))
+        return self._fitted(before, behind)
+
+    def _fitted(self, before: Sequence[int], behind: Sequence[int]) -> ScoreRequest:
+        """Both parts as a request, the context cut from the left to the model's length."""
+        length = self.engine.max_length
+        if not behind or len(behind) > length:
+            raise SuiteError(f"a continuation of {len(behind)} tokens cannot be scored: at least 1, and at most the "
+                             f"model's context of {length}.")  # fmt: skip
+        return ScoreRequest(tuple(before[max(0, len(before) + len(behind) - length - 1) :]), tuple(behind))
 
     def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids of both parts, by lm-eval's rule where tokens merge across the border or the context is empty."""
@@ -102,7 +109,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         return ([self.prefix_token_id], ids) if ids[:1] != [self.prefix_token_id] else (ids[:1], ids[1:])
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
-        prepared = [ScoreRequest(tuple(c), tuple(t)) for _, c, t in requests]
+        prepared = [self._fitted(c, t) for _, c, t in requests]
         items = [list(asked) for _, asked in groupby(range(len(prepared)), key=lambda i: prepared[i].context)]
         shared = share([[prepared[i] for i in item] for item in items])
         results = [(0.0, False)] * len(prepared)

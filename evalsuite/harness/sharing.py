@@ -12,19 +12,19 @@ from evalsuite.engines import GenerateRequest, ScoreRequest
 from evalsuite.groups import Size
 
 SHARED_BY = 32
-"""Items whose common beginning is looked for."""
+"""Items whose common beginning is looked for, at most."""
 SHARED_LEAST = 32
 """Tokens from which a common beginning is worth computing apart."""
 Request = GenerateRequest | ScoreRequest
 R = TypeVar("R", GenerateRequest, ScoreRequest, Request)
 
 
-def share(asked: Sequence[Sequence[R]]) -> list[tuple[R, ...]]:
+def share(asked: Sequence[Sequence[R]], by: int = SHARED_BY) -> list[tuple[R, ...]]:
     """The requests of each item with `shared` set, from the tokens that those of the first items begin with.
 
-    The first items decide, so what a request says does not depend on how many come after it.
+    The first `by` items decide, so what a request says does not depend on how many come after those.
     """
-    starts = [_start(request) for requests in asked[:SHARED_BY] for request in requests]
+    starts = [_start(request) for requests in asked[: min(by, SHARED_BY)] for request in requests]
     prefix = starts[0] if starts else ()
     for start in starts[1:]:
         prefix = prefix[: _common(prefix, start)]

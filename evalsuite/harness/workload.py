@@ -160,12 +160,14 @@ def _workload(run: RunSpec, source: Source, mode: Mode, how: tuple[Engine, tuple
     ends = windows(len(chosen)) if ends is None else ends
     contexts = ask.contexts(docs, set(chosen))
     asked = [ask.item(docs[i], contexts[i]) for i in chosen]
-    shared = share([item.requests for item in asked])
+    # The first window alone decides: a sequential run that is extended must find its groups as they were.
+    shared = share([item.requests for item in asked], next((end for end in ends if end), len(asked)))
     items = tuple(replace(item, requests=requests) for item, requests in zip(asked, shared, strict=True))
     sizes = [size_of(item.requests) for item in items]
     tokens = int(run.engine_options.get("group_tokens", GROUP_TOKENS))
     groups, noise = cut(sizes, tokens, ends=ends), cut(sizes, tokens, noise=True, ends=ends)
-    parts = [spec.model_dump_json(), mode, json.dumps([groups, noise]), *(i.prompt_hash for i in items)]
+    common = [[request.shared for request in item.requests] for item in items]
+    parts = [spec.model_dump_json(), mode, json.dumps([groups, noise, common]), *(i.prompt_hash for i in items)]
     repeated, cut_prompts = len(docs) - len(source.order), sum(i.prompt_cut for i in items)
     return Workload(
         spec, mode, task, items, tuple(groups), tuple(noise), ends,

@@ -13,6 +13,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -71,16 +72,18 @@ class Fast:
         """Whether rows of `k` come out as eager PyTorch makes them, bit for bit: all BF16 numbers, tried once."""
         if k not in self._checked:
             x = _all_numbers(k)
-            for dtype, rounded in ((torch.float32, False), (torch.float32, True), (torch.bfloat16, True)):
-                values, amax = eager(x)
-                expected = (values.bfloat16() if rounded else values).to(dtype)
-                found, blocks = self(x, dtype, rounded)
-                whole = torch.int32 if dtype == torch.float32 else torch.int16
-                same = (found.view(whole) == expected.view(whole)) | (found.isnan() & expected.isnan())
-                self._checked[k] = bool(same.all()) and torch.equal(blocks, amax)
-                if not self._checked[k]:
-                    break
+            values, amax = eager(x)
+            ways = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, True))
+            self._checked[k] = all(self._equals(x, values, amax, way) for way in ways)
         return self._checked[k]
+
+    def _equals(self, x: Tensor, values: Tensor, amax: Tensor, way: tuple[torch.dtype, bool]) -> bool:
+        dtype, rounded = way
+        expected = (values.bfloat16() if rounded else values).to(dtype)
+        found, blocks = self(x, dtype, rounded)
+        whole = torch.int32 if dtype == torch.float32 else torch.int16
+        same = (found.view(whole) == expected.view(whole)) | (found.isnan() & expected.isnan())
+        return bool(same.all()) and torch.equal(blocks, amax)
 
     def __call__(self, x: Tensor, dtype: torch.dtype, rounded: bool) -> tuple[Tensor, Tensor]:
         """Quantised and dequantised (..., K), rounded to BF16 or not, and the blocks' amax patterns."""
@@ -111,9 +114,9 @@ def library() -> Any:
         return None
     try:
         loaded = ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError):
+        function = loaded.evalsuite_qdq
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError):
         return None
-    function = loaded.evalsuite_qdq
     function.restype = None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     function.argtypes = [pointer, *[number] * 3, *[pointer] * 4, *[ctypes.c_int] * 2]
@@ -123,10 +126,11 @@ def library() -> Any:
 def _built() -> Path:
     """The library's path, built if it is not there; OSError or SubprocessError if it cannot be."""
     source = files("evalsuite.precision").joinpath("kernel.cpp").read_bytes()
-    compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
+    name, *more = shlex.split(os.environ.get("CXX") or "c++")
+    compiler = shutil.which(name)
     if compiler is None:
-        raise FileNotFoundError("no C++ compiler")
-    made_for = [source, " ".join(FLAGS).encode(), compiler.encode(), _processor().encode()]
+        raise FileNotFoundError(f"no C++ compiler '{name}'")
+    made_for = [source, " ".join((*more, *FLAGS)).encode(), compiler.encode(), _processor().encode()]
     digest = hashlib.sha256(b"\0".join(made_for)).hexdigest()[:16]
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalsuite"
     target = cached / f"kernel-{digest}.so"
@@ -135,7 +139,7 @@ def _built() -> Path:
         with tempfile.TemporaryDirectory(dir=cached) as folder:
             (Path(folder) / "kernel.cpp").write_bytes(source)
             made = Path(folder) / "kernel.so"
-            command = [compiler, *FLAGS, str(Path(folder) / "kernel.cpp"), "-o", str(made)]
+            command = [compiler, *more, *FLAGS, str(Path(folder) / "kernel.cpp"), "-o", str(made)]
             subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)  # noqa: S603 - the user's compiler
             made.replace(target)  # whole or not at all, also where two processes build
     return target
