@@ -53,7 +53,9 @@ from evalsuite.engines import Generation, Realised, Score, ScoreRequest, Trace
 from evalsuite.engines.cascade import Prefix
 from evalsuite.engines.local import LocalEngine
 from evalsuite.engines.own import OwnDecoding, OwnForward
+from evalsuite.groups import cut
 from evalsuite.harness.loading import load_task
+from evalsuite.harness.sharing import size_of
 from evalsuite.located import parse
 from evalsuite.precision import compiled
 from evalsuite.precision.recipes import RECIPES
@@ -140,12 +142,9 @@ def generate(args: argparse.Namespace) -> dict[str, Any]:
         theirs = stock(folder, "bfloat16", 64)
         asked = thinking_prompts()
 
-        def side(model: Any) -> Callable[[], list[str]]:
-            kwargs = {"until": ["<|end|>"], "max_gen_toks": NEW, "do_sample": False}
-            made = [Instance("generate_until", {}, (prompt, kwargs), i) for i, prompt in enumerate(asked)]
-            return lambda: model.generate_until(made)
-
-        sides = {"stock": side(theirs), "evalsuite": side(lm)}
+        kwargs = {"until": ["<|end|>"], "max_gen_toks": NEW, "do_sample": False}
+        made = [Instance("generate_until", {}, (prompt, kwargs), i) for i, prompt in enumerate(asked)]
+        sides = {"stock": lambda: theirs.generate_until(made), "evalsuite": lambda: whole_texts(lm, asked)}
         warm = sides["evalsuite"]()
         seconds, texts = paired(sides, args.pairs)
     counts = {name: sum(len(lm.tokenizer.encode(t, add_special_tokens=False)) for t in made)
@@ -167,12 +166,20 @@ def generate(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def whole_texts(lm: Any, prompts: list[str]) -> list[str]:
+    """Answers with their thoughts, as stock gives them: `EngineLM` itself returns what a reader sees."""
+    requests = [lm.generate_request(p, {"until": ["<|end|>"], "max_gen_toks": NEW}) for p in prompts]
+    texts = [""] * len(requests)
+    for group in cut([size_of([request]) for request in requests]):
+        for i, made in zip(group, lm._live.generate([requests[i] for i in group]), strict=True):
+            texts[i] = made.text
+    return texts
+
+
 def _once(side: str, folder: Path) -> dict[str, Any]:
     """One side from nothing to its first full result, for a process of its own."""
     with ours(folder, "bf16") as lm:
-        kwargs = {"until": ["<|end|>"], "max_gen_toks": NEW, "do_sample": False}
-        texts = lm.generate_until([Instance("generate_until", {}, (p, kwargs), i)
-                                   for i, p in enumerate(thinking_prompts())])  # fmt: skip
+        texts = whole_texts(lm, thinking_prompts())
     return {"side": side, "answers": len(texts)}
 
 
@@ -182,10 +189,10 @@ def main():
     from vllm import LLM, SamplingParams
     begin = time.time()
     asked = json.load(open(sys.argv[2]))
-    llm = LLM(model=sys.argv[1], dtype="bfloat16", max_model_len=1024, max_num_seqs=256)
+    llm = LLM(model=sys.argv[1], dtype="bfloat16", max_model_len=1024, max_num_seqs=256, enforce_eager=True)
     how = SamplingParams(temperature=0, max_tokens=int(sys.argv[3]))
     found = []
-    for _ in range(4):
+    for _ in range(3):
         start = time.time()
         made = llm.generate(asked, how, use_tqdm=False)
         found.append({"seconds": round(time.time() - start, 2), "start_to_result_s": round(time.time() - begin, 1),
@@ -332,8 +339,8 @@ def matrix(args: argparse.Namespace) -> dict[str, Any]:
     def own() -> Any:
         with tempfile.TemporaryDirectory() as folder:
             run = workflow.run(spec, workflow.Options(results=Path(folder)))
-            return {row["item_id"] for cell in run.manifest.cells if cell.startswith("bf16.")
-                    for row in run.samples(cell).to_dict("records")}  # fmt: skip
+            samples = run.samples()
+            return set(samples.item_id[samples.arm == "bf16"])
 
     def theirs() -> Any:
         made = {}

@@ -52,9 +52,9 @@ def choice_task(data: Path, options: str, items: int) -> Any:
     rows = []
     for example in json.loads((data / "bbh" / "logical_deduction_five_objects.json").read_text())["examples"]:
         texts = [line.split(") ", 1)[1] for line in example["input"].split("Options:\n")[1].splitlines()]
-        letters = [f"({'ABCDE'[i]})" for i in range(len(texts))]
+        letters = list("ABCDE"[: len(texts)])  # each one token with the space before it: stock reads a context once
         rows.append({"question": example["input"], "choices": letters if options == "letters" else texts,
-                     "gold": letters.index(example["target"])})  # fmt: skip
+                     "gold": letters.index(example["target"].strip("()"))})  # fmt: skip
     config = {
         "task": f"deduction_{options}", "output_type": "multiple_choice", "test_split": "test", "num_fewshot": 5,
         "fewshot_split": "train", "doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}",
