@@ -34,7 +34,7 @@ def test_the_choice_task_asks_for_texts_or_for_letters(data: Path):
     assert len(list(texts.test_docs())) == 3
     assert len(list(texts.fewshot_docs())) == 5
     assert one["question"] == other["question"]
-    assert other["choices"] == [f"({letter})" for letter in "ABCDE"]
+    assert other["choices"] == list("ABCDE")
     assert f"({'ABCDE'[one['gold']]}) {one['choices'][one['gold']]}" in one["question"]
 
 
