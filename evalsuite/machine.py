@@ -20,6 +20,7 @@ def facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "accelerator": None if accelerator is None else accelerator.type,
+        "accelerator_name": None if accelerator is None else _product(accelerator),
         "accelerators": 0 if accelerator is None else torch.accelerator.device_count(),
         "system": platform.system(),
     }
@@ -35,6 +36,15 @@ def software() -> dict[str, str]:
             continue
     commit = _commit()
     return {**found, "commit": commit} if commit else found
+
+
+def _product(accelerator: Any) -> str | None:
+    """The accelerator's product name, from torch's backend of that type."""
+    import torch
+
+    backend = getattr(torch, accelerator.type, None)
+    named = getattr(backend, "get_device_name", None)
+    return None if named is None else str(named())
 
 
 def _processor() -> str | None:

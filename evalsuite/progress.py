@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from evalsuite.records import Cell
+from evalsuite.records import Cell, Window
 
 LINE_EVERY_S = 30.0
 
@@ -92,6 +92,40 @@ class Progress:
         )
         known = all(self._items[mode] for mode, n in self._left.items() if n)
         return f"{items / seconds:.1f} items/s, {'' if known else 'about '}{_clock(left)} left"
+
+
+class BenchProgress:
+    """A `measure.bench.Reporter`: a line a window, with the time left."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, quiet=quiet)
+        self._total = self._done = 0
+        self._expected = 0.0
+        self._began = time.monotonic()
+        self._last_line = 0.0
+
+    def start(self, windows: int, seconds: float) -> None:
+        """Windows to come, and about how long they take."""
+        self._total, self._expected, self._began = windows, seconds, time.monotonic()
+        if windows:
+            self.note(f"{windows} windows, about {_clock(seconds)}")
+
+    def window(self, name: str, window: Window) -> None:
+        """A window has ended: shown on a terminal, and every 30 seconds elsewhere."""
+        self._done += not window.voided
+        now = time.monotonic()
+        voided = f", measured again ({', '.join(window.reasons)})" if window.voided else ""
+        if voided or self._console.is_terminal or now - self._last_line >= LINE_EVERY_S:
+            self._last_line = now
+            share = self._done / max(self._total, 1)
+            left = (now - self._began) * (1 - share) / share if share else self._expected
+            self.note(f"round {window.round + 1}  {name}{voided}  {self._done} of {self._total}, {_clock(left)} left")
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, highlight=False, markup=False)
 
 
 def _clock(seconds: float) -> str:

@@ -16,9 +16,12 @@ from evalsuite import calibration, resources, tasks
 from evalsuite.engines import ENGINES, OPTIONS
 from evalsuite.errors import SuiteError, UsageError, did_you_mean
 from evalsuite.located import Located, read, validate
+from evalsuite.measure import presets
+from evalsuite.measure.rigs import RIGS
 from evalsuite.precision.recipes import AS_SHIPPED, RECIPES, needs_calibration, recipe
 from evalsuite.records import (
     Arm,
+    BenchSpec,
     DecisionSpec,
     DivergenceSpec,
     Mode,
@@ -39,6 +42,10 @@ def _as_model(value: Any) -> Any:
 
 def _as_engine(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def _as_engine_or_none(value: Any) -> Any:
+    return None if value is None else _as_engine(value)
 
 
 class _Strict(BaseModel):
@@ -83,6 +90,24 @@ class SamplingFile(_Strict):
     thinking: Sampling = Sampling()
 
 
+class BenchEntry(_Strict):
+    """`bench:`, what `evalsuite bench` measures of the suite's model. `presets`: see `evalsuite list presets`."""
+
+    presets: tuple[str, ...] = ("cpu-smoke",)
+    rounds: int = Field(default=6, ge=2)
+    arms: list[Any] | None = None
+    """None takes the suite's."""
+    window_s: float | None = Field(default=None, gt=0)
+    """Seconds a window; None: 3 on processors, 10 on accelerators and servers."""
+    warm_s: float | None = Field(default=None, ge=0)
+    cooldown_s: float = Field(default=0.0, ge=0)
+    engine: Annotated[EngineEntry | None, BeforeValidator(_as_engine_or_none)] = None
+    meters: dict[str, Any] = Field(default_factory=dict)
+    """Meters to configure: an external one's file, a command line's pattern."""
+    price_per_hour: float | None = Field(default=None, gt=0)
+    """Of all devices together, in any currency."""
+
+
 class SuiteFile(_Strict):
     """A suite file as written (design: §5). `arms` and `tasks` are completed by `resolve`."""
 
@@ -100,6 +125,7 @@ class SuiteFile(_Strict):
     publish: PublishSpec = PublishSpec()
     divergence: DivergenceSpec = DivergenceSpec()
     limits: Limits = Limits()
+    bench: BenchEntry = BenchEntry()
     chat: Literal["on", "off"] = "on"
     seed: int = 0
     limit: int | None = Field(default=None, ge=1)
@@ -110,6 +136,20 @@ class SuiteFile(_Strict):
         if not NAME.fullmatch(self.name):
             raise ValueError(f"name '{self.name}' may hold letters, digits and . _ - + @ only")
         return self
+
+
+class BenchOverrides(_Strict):
+    """What flags may replace in a suite's `bench:`; None keeps the suite's."""
+
+    model: str | None = None
+    arms: tuple[str, ...] | None = None
+    engine: str | None = None
+    presets: tuple[str, ...] | None = None
+    rounds: int | None = None
+    window_s: float | None = None
+    price_per_hour: float | None = None
+    endpoints: dict[str, str] = Field(default_factory=dict)
+    """Arm -> URL."""
 
 
 class Overrides(_Strict):
@@ -162,6 +202,44 @@ def resolve(located: Located, overrides: Overrides | None = None) -> tuple[RunSp
     return tuple(_resolve_model(located, suite, _model(located, model), overrides) for model in models)
 
 
+def resolve_bench(
+    located: Located, overrides: BenchOverrides | None = None, *, quick: bool = True
+) -> tuple[BenchSpec, ...]:
+    """The benches that a suite asks for, one a model. SuiteError or UsageError as `resolve`.
+
+    `quick`: windows for a processor (3 s) rather than for an accelerator or a server (10 s), where nothing says it.
+    """
+    overrides = overrides or BenchOverrides()
+    suite = validate(located, (), SuiteFile)
+    asked = suite.bench
+    engine = overrides.engine or ("endpoint" if overrides.endpoints else None)
+    entry = EngineEntry(name=engine) if engine else asked.engine or suite.engine
+    if entry.name not in RIGS:
+        raise located.error(("bench",), f"unknown engine '{entry.name}'.{did_you_mean(entry.name, RIGS)}")
+    options = {**entry.options, **({"endpoints": overrides.endpoints} if overrides.endpoints else {})}
+    for option in options:
+        if option not in RIGS[entry.name].options:
+            near = did_you_mean(option, RIGS[entry.name].options)
+            raise located.error(("bench", "engine"), f"in a bench, '{entry.name}' has no option '{option}'.{near}")
+    presets.check(overrides.presets or asked.presets)
+    arms = suite.model_copy(update={"arms": asked.arms or suite.arms, "noise_floor": True})
+    at: tuple[str, ...] = ("arms",) if asked.arms is None else ("bench", "arms")
+    models = [overrides.model] if overrides.model else suite.model if isinstance(suite.model, list) else [suite.model]
+    made = []
+    for model in (_model(located, value) for value in models):
+        chosen = _arms(located, arms, model, Overrides(arms=overrides.arms, engine=entry.name), at)
+        made.append(BenchSpec(
+            suite=suite.name, model=model, arms=tuple(arm for arm in chosen if not arm.noise_floor),
+            baseline=suite.baseline, null_arm=f"{suite.baseline}@aa", engine=entry.name, engine_options=options,
+            presets=overrides.presets or asked.presets, rounds=overrides.rounds or asked.rounds,
+            window_s=overrides.window_s or asked.window_s or (3.0 if quick else 10.0),
+            warm_s=asked.warm_s if asked.warm_s is not None else (0.5 if quick else 2.0),
+            cooldown_s=asked.cooldown_s, seed=suite.seed, meters=asked.meters,
+            price_per_hour=overrides.price_per_hour or asked.price_per_hour,
+        ))  # fmt: skip
+    return tuple(made)
+
+
 def _model(located: Located, value: Any) -> ModelRef:
     try:
         return ModelRef(**_as_model(value))
@@ -191,18 +269,20 @@ def _folders(located: Located, suite: SuiteFile) -> dict[str, str]:
     return {name: str((base / Path(path).expanduser()).resolve()) for name, path in suite.datasets.items()}
 
 
-def _arms(located: Located, suite: SuiteFile, model: ModelRef, overrides: Overrides) -> tuple[Arm, ...]:
+def _arms(
+    located: Located, suite: SuiteFile, model: ModelRef, overrides: Overrides, at: tuple[str, ...] = ("arms",)
+) -> tuple[Arm, ...]:
     engine = overrides.engine or suite.engine.name
-    entries: list[tuple[tuple[str | int, ...], Any]] = [(("arms", i), entry) for i, entry in enumerate(suite.arms)]
+    entries: list[tuple[tuple[str | int, ...], Any]] = [((*at, i), entry) for i, entry in enumerate(suite.arms)]
     if overrides.arms is not None:
         known = {_arm_id(entry): (path, entry) for path, entry in entries}
         wanted = dict.fromkeys((suite.baseline, *overrides.arms))
-        entries = [known.get(arm, (("arms",), arm)) for arm in wanted]
+        entries = [known.get(arm, (at, arm)) for arm in wanted]
     arms = [_arm(located, path, entry, model).model_copy(update={"engine": engine}) for path, entry in entries]
     ids = [arm.id for arm in arms]
     for arm_id in ids:
         if ids.count(arm_id) > 1:
-            raise located.error(("arms",), f"arm '{arm_id}' stands twice; give each an id of its own.")
+            raise located.error(at, f"arm '{arm_id}' stands twice; give each an id of its own.")
     if suite.baseline not in ids:
         raise located.error(("baseline",), f"unknown arm '{suite.baseline}'.{did_you_mean(suite.baseline, ids)}")
     if len(arms) < 2 and not suite.noise_floor:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.errors import CannotRunError, RefusedError, UsageError
-from evalsuite.records import Judgement, Manifest, Mode, RunSpec, SuiteDecision, SuitePlan
-from evalsuite.store import Store, StoredRun, read_manifest
+from evalsuite.records import Bench, BenchSpec, Judgement, Manifest, Mode, RunSpec, SuiteDecision, SuitePlan
+from evalsuite.store import Store, StoredRun, read_manifest, save_bench, save_trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evalsuite.measure.bench import Reporter as BenchReporter
     from evalsuite.runner import Reporter
 
 
@@ -203,6 +204,68 @@ def question(manifest: Manifest, candidate: str) -> str:
     plans = {name: plan.model_dump(mode="json", exclude=grows) for name, plan in manifest.plans.items()}
     tasks = [task.model_dump(mode="json") for task in spec.tasks]
     return hashlib.sha256(json.dumps([arms, plans, tasks], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How to bench, as opposed to what."""
+
+    results: Path = Path("results")
+    meters: tuple[str, ...] | None = None
+    """Names of meters; None takes those that answer."""
+    interrupted: Callable[[], bool] = lambda: False
+    max_time_s: float | None = None
+    reporter: "BenchReporter | None" = None
+    command: str | None = None
+
+
+class Quiet:
+    """A `measure.bench.Reporter` that says nothing."""
+
+    def start(self, windows: int, seconds: float) -> None:
+        """Nothing."""
+
+    def window(self, name: str, window: Any) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+def bench(spec: BenchSpec, options: BenchOptions | None = None) -> Bench:
+    """Measure speed, memory and energy of a suite's arms into the store; returns the finished document."""
+    from evalsuite.measure import bench as measuring
+
+    options = options or BenchOptions()
+    Store(options.results).check_writable()
+    deadline = None if options.max_time_s is None else time.monotonic() + options.max_time_s
+    run_id, lengths = _lengths(spec, options.results)
+    spec = spec.model_copy(update={"replay_run": run_id})
+    return measuring.run(spec, measuring.Job(
+        save=lambda made: save_bench(options.results, made),
+        save_trace=lambda made, rows: save_trace(options.results / made.bench_id, rows),
+        reporter=options.reporter or Quiet(), meters=options.meters, lengths=lengths, command=options.command,
+        stop=lambda: options.interrupted() or (deadline is not None and time.monotonic() >= deadline),
+    ))  # fmt: skip
+
+
+def _lengths(spec: BenchSpec, results: Path) -> tuple[str | None, tuple[tuple[int, int], ...]]:
+    """The run that `replay` repeats, the newest of the suite and model, and its baseline's prompt and answer tokens."""
+    if "replay" not in spec.presets:
+        return None, ()
+    runs = [run for run in Store(results).runs() if run.manifest.spec.model.id == spec.model.id
+            and run.manifest.spec.name == spec.suite and (spec.replay_run or "") in run.manifest.run_id]  # fmt: skip
+    if not runs:
+        which = f"run '{spec.replay_run}'" if spec.replay_run else f"run of suite '{spec.suite}'"
+        raise CannotRunError(f"{results}: preset `replay` repeats the lengths of a {which} of model "
+                             f"'{spec.model.id}', and there is none. Do `evalsuite run {spec.suite}` first.")  # fmt: skip
+    stored = runs[-1]
+    samples = stored.samples(["arm", "mode", "n_prompt_tokens", "n_output_tokens"])
+    own = samples[(samples["arm"] == stored.manifest.spec.baseline) & (samples["n_output_tokens"] > 0)]
+    thinking = own[own["mode"] == "thinking"]
+    chosen = thinking if len(thinking) else own
+    pairs = zip(chosen["n_prompt_tokens"].tolist(), chosen["n_output_tokens"].tolist(), strict=True)
+    return stored.manifest.run_id, tuple((int(a), int(b)) for a, b in pairs)
 
 
 def publish(results: Path, out: Path | None = None) -> Path:

@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import checkpoints, chips, common, importing, looking, planning, running
+from evalsuite.cli import benching, checkpoints, chips, common, importing, looking, planning, running
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
     "run": running.run,
     "plan": planning.plan,
+    "bench": benching.bench,
     "verdict": looking.verdict,
     "show": looking.show,
     "quantize": checkpoints.quantize,

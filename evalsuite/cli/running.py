@@ -76,7 +76,7 @@ def _measure(
     from evalsuite.progress import Progress
     from evalsuite.store import Store
 
-    with _interruptible() as interrupted, Progress(quiet=quiet) as progress:
+    with interruptible() as interrupted, Progress(quiet=quiet) as progress:
         options = workflow.Options(
             results=results, max_time_s=max_time_s, interrupted=interrupted, reporter=progress,
             command=shlex.join(["evalsuite", *sys.argv[1:]]),
@@ -94,15 +94,15 @@ def _measure(
 
 
 @contextmanager
-def _interruptible() -> "Iterator[Any]":
-    """Ctrl-C (or SIGTERM) once: finish the group and stop resumable. Twice: stop now."""
+def interruptible(said: str = "Stopping after the current group; once more to stop now.") -> "Iterator[Any]":
+    """Ctrl-C (or SIGTERM) once: finish the unit in flight and stop. Twice: stop now."""
     seen: list[int] = []
 
     def handler(number: int, _: object) -> None:
         if seen:
             raise KeyboardInterrupt
         seen.append(number)
-        sys.stderr.write("\nStopping after the current group; once more to stop now.\n")
+        sys.stderr.write(f"\n{said}\n")
 
     old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -40,6 +40,8 @@ class GenerateRequest:
     """Of the draws, which depend on it and on the model's probabilities alone, not on the batch."""
     shared: int = 0
     """Leading tokens of the prompt that the requests of its task have in common; fewer than the prompt has."""
+    ignore_eos: bool = False
+    """Go on to `max_new` tokens whatever is generated: for measuring speed at a given length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,20 @@ class Trace:
     """(T,): log-probability of the continuation's own token."""
 
 
+class Decoding(Protocol):
+    """Rows under way behind their prompts."""
+
+    def next(self, token: Any) -> Any:
+        """The model's own logits (tensor, rows x vocabulary) behind one more token a row (tensor, int64); None: behind
+        the prompts."""
+
+    def select(self, index: Any) -> None:
+        """Keep these rows (tensor, int64)."""
+
+    def rewind(self) -> None:
+        """Go back behind the prompts; only before the first `select`."""
+
+
 class Session(Protocol):
     """One arm, loaded."""
 
@@ -112,6 +128,9 @@ class Session(Protocol):
         self, requests: Sequence[TraceRequest], top_k: int, support: Sequence[IntArray] | None = None
     ) -> list[Trace]:
         """Distributions along given texts, in order. `support`: the tokens (T, K) to report, else the likeliest."""
+
+    def decoding(self, requests: Sequence[GenerateRequest]) -> "Decoding":
+        """Read the prompts of one batch, to be continued step by step; nothing is shared or halved."""
 
     def activity(self) -> dict[str, dict[str, int]]:
         """Counts over quantised activations since the last call, by module (`records.Activity`); under `batch`

@@ -47,9 +47,9 @@ class LocalEngine:
         if options.get("threads"):
             torch.set_num_threads(int(options["threads"]))
         self.model = model.model_copy(update={"weights_sha256": weights_sha256(self._folder)})
-        self.tokenizer, config = reader_of(self._folder)
+        self.tokenizer, self.config = reader_of(self._folder)
         self.eos = eos_ids(self._folder, self.tokenizer)
-        self.max_length: int = config.max_position_embeddings
+        self.max_length: int = self.config.max_position_embeddings
         self._checkpoints: dict[Path, Checkpoint] = {}
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._owns = False

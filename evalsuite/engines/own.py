@@ -95,11 +95,12 @@ class OwnForward:
 
 
 class OwnDecoding:
-    """See `session.Decoding`."""
+    """See `engines.Decoding`."""
 
     def __init__(self, decoder: Decoder, head: Any, cache: Cache, last: Tensor, positions: Tensor) -> None:
         self._decoder, self._head, self._cache = decoder, head, cache
         self._last, self._positions = last, positions
+        self._start = last, positions, cache.length
 
     def next(self, token: Tensor | None) -> Tensor:
         """Logits of every row's next token."""
@@ -114,6 +115,10 @@ class OwnDecoding:
         """Keep these rows."""
         self._cache.select(index)
         self._positions = self._positions[index]
+
+    def rewind(self) -> None:
+        """Back behind the prompts: what was stored since is written over."""
+        self._last, self._positions, self._cache.length = self._start
 
 
 def passes(sizes: Sequence[int]) -> Iterator[slice]:

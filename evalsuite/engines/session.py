@@ -19,6 +19,7 @@ from torch import Tensor
 from evalsuite.engines import (
     BATCH,
     HALVED,
+    Decoding,
     GenerateRequest,
     Generation,
     IntArray,
@@ -42,16 +43,6 @@ COMPACT_AT = 0.75
 
 T = TypeVar("T")
 R = TypeVar("R", GenerateRequest, ScoreRequest)
-
-
-class Decoding(Protocol):
-    """Rows under way behind their prompts."""
-
-    def next(self, token: Tensor | None) -> Tensor:
-        """The model's own logits (rows x vocabulary) behind one more token a row; None: behind the prompts."""
-
-    def select(self, index: Tensor) -> None:
-        """Keep these rows."""
 
 
 class Forward(Protocol):
@@ -138,6 +129,10 @@ class LocalSession:
         parts = [list(requests[part]) for part in self._forward.parts(requests)]
         return [made for part in parts for made in self._fitting(part, self._generate)]
 
+    def decoding(self, requests: Sequence[GenerateRequest]) -> Decoding:
+        """Rows behind their prompts, to be continued step by step."""
+        return self._forward.decode(requests)
+
     def _generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
         batch, token = Batch(requests), None
         decoding = self._forward.decode(requests)
@@ -158,7 +153,7 @@ class LocalSession:
         for i, (row, value) in enumerate(zip(batch.rows, token.tolist(), strict=True)):
             if batch.reason[row] is not None:
                 continue
-            if ended[i]:
+            if ended[i] and not batch.requests[row].ignore_eos:
                 batch.reason[row] = "eos"
                 continue
             batch.tokens[row].append(value)

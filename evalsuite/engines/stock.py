@@ -62,7 +62,7 @@ class StockForward:
 
 
 class StockDecoding:
-    """See `session.Decoding`."""
+    """See `engines.Decoding`."""
 
     def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
         from transformers import DynamicCache
@@ -70,9 +70,14 @@ class StockDecoding:
         self._model, self._mask, self._ids = model, mask, ids
         self._cache = DynamicCache(config=model.config)
         self._positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        self._first: Tensor | None = None
+        """Logits behind the prompts: reading them again would store them twice."""
+        self._start = self._mask, self._positions
 
     def next(self, token: Tensor | None) -> Tensor:
         """Logits of every row's next token."""
+        if token is None and self._first is not None:
+            return self._first
         if token is not None:
             self._ids, self._mask = token[:, None], F.pad(self._mask, (0, 1), value=1)
             self._positions = self._positions[:, -1:] + 1
@@ -80,7 +85,14 @@ class StockDecoding:
             input_ids=self._ids, attention_mask=self._mask, position_ids=self._positions,
             past_key_values=self._cache, use_cache=True, logits_to_keep=1,
         ).logits  # fmt: skip
+        if self._first is None:
+            self._first = logits[:, -1]
         return logits[:, -1]
+
+    def rewind(self) -> None:
+        """Back behind the prompts."""
+        self._mask, self._positions = self._start
+        self._cache.crop(self._mask.shape[1] - self._cache.get_seq_length())  # a negative number: so many are dropped
 
     def select(self, index: Tensor) -> None:
         """Keep these rows."""

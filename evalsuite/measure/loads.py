@@ -57,6 +57,8 @@ class Opened:
     memory: Memory | None
     startup_s: float
     reasons: tuple[str, ...] = ()
+    arm: Arm | None = None
+    """The arm with what only its weights could tell; None: as it was asked for."""
 
     @property
     def speed_valid(self) -> bool:

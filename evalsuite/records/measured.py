@@ -68,15 +68,19 @@ REASONS: dict[str, str] = {
     "does_not_fit": "The batch does not fit in memory; the next smaller one was tried.",
     "endpoint_failed": "The endpoint stopped answering or gave errors.",
     "few_requests": "Too few requests for this percentile.",
+    "beyond_context": "Input and output together exceed the model's context.",
+    "cannot_run": "The engine cannot run this arm.",
     "interrupted": "The bench was interrupted before this was measured.",
 }
 """Every reason code and what it means (source: measurement practice of ML.ENERGY, InferenceX, MLPerf, Zeus)."""
 WARNINGS = frozenset({
     "aliasing_risk", "module_scope", "power_capped", "clock_variation", "token_count_retokenised", "client_bound",
     "length_saturated", "not_steady", "does_not_fit", "few_requests", "tpi_out_of_band", "dummy_weights", "drift",
-    "accumulator_mismatch", "prefix_cache_on",
+    "accumulator_mismatch", "prefix_cache_on", "thermal_throttle", "steal_time", "preempted", "shared_host",
 })  # fmt: skip
-"""Codes that are shown beside a number; all others take it away. `accumulator_mismatch` lowers the quality to L2."""
+"""Codes that are shown beside a number; all others take it away. `accumulator_mismatch` lowers the quality to L2. A
+window with `steal_time`, `preempted` or `shared_host` was measured again twice and kept (the processor's energy is then
+not attributed)."""
 
 
 class MeterInfo(Noun):
@@ -291,7 +295,8 @@ class Roofline(Noun):
     mbu: float | None = None
     mfu: float | None = None
     limit_ratio: float | None = None
-    """Limit over the baseline's limit: the most that the ratio of speeds can be."""
+    """Limit over the baseline's limit: the ratio of speeds if both reached theirs. A measured ratio beyond it says that
+    the baseline is further from its limit than the arm, not that physics erred."""
 
 
 class Measurement(Noun):
@@ -314,6 +319,8 @@ class Measurement(Noun):
     communication: float | None = None
     """Several devices: share of the time in communication; None where it is not known."""
     reasons: tuple[str, ...] = ()
+    detail: str | None = None
+    """What a reason does not say, e.g. why an engine cannot run the arm."""
 
     @model_validator(mode="after")
     def _emulated_has_no_speed(self) -> Self:
@@ -344,7 +351,10 @@ class BenchSpec(Noun):
     warm_s: float
     cooldown_s: float = 0.0
     seed: int = 0
+    meters: dict[str, Any] = Field(default_factory=dict)
+    """Meters that the suite configures."""
     replay_run: str | None = None
+    """The run whose lengths `replay` takes."""
     price_per_hour: float | None = None
 
 

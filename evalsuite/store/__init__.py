@@ -11,10 +11,12 @@ the process. Files are written under a temporary name, flushed to the disk and r
 file. Nothing is ever changed in place; `results/README.md` documents every key and column.
 """
 
+from evalsuite.store.benches import benches, find_bench, read_bench, save_bench, save_trace
 from evalsuite.store.files import Row, file_sha256, write_atomic
 from evalsuite.store.reading import Journal, StoredRun, read_journal, read_manifest
 from evalsuite.store.writing import RunWriter, Store
 
 __all__ = [
-    "Journal", "Row", "RunWriter", "Store", "StoredRun", "file_sha256", "read_journal", "read_manifest", "write_atomic",
+    "Journal", "Row", "RunWriter", "Store", "StoredRun", "benches", "file_sha256", "find_bench", "read_bench",
+    "read_journal", "read_manifest", "save_bench", "save_trace", "write_atomic",
 ]  # fmt: skip

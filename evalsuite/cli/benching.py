@@ -1,0 +1,83 @@
+"""`bench`: throughput, memory and energy of the arms, side by side."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evalsuite.cli import common
+from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
+from evalsuite.errors import UsageError
+
+if TYPE_CHECKING:
+    from evalsuite.records import Bench
+
+
+def bench(
+    suite: Annotated[str, typer.Argument(help="A suite file, or the name of a shipped suite.")] = "reference",
+    model: Annotated[str | None, typer.Option(help="Model: `reference`, a folder, or a hub id.")] = None,
+    arms: Annotated[str | None, typer.Option(help="Arms to run, comma-separated (the baseline always runs).")] = None,
+    presets: Annotated[str | None, typer.Option(help="Workloads, comma-separated; see `list presets`.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, help="Rounds: 3 in CI, 6, 10 for publication.")] = None,
+    window: Annotated[str | None, typer.Option(help="Length of a window: 3s on processors, 10s elsewhere.")] = None,
+    engine: Annotated[str | None, typer.Option(help="`local`, `vllm` or `endpoint`.")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="Server of an arm, ARM=URL; may be repeated. Implies that engine.")
+    ] = None,
+    meters: Annotated[str | None, typer.Option(help="Meters, comma-separated; default: those that answer.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of all devices an hour.")] = None,
+    max_time: Annotated[str | None, typer.Option(help="End after this long (90s, 15m, 2h).")] = None,
+    results: Results = DEFAULT_RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Measure speed, memory and joules of the arms in balanced rounds on one device; only what was measured is shown.
+
+    Emulated arms have neither. Every ratio stands beside the limit that physics sets, and beside the baseline against
+    itself.
+    """
+    common.answer_in_json(as_json)
+    from evalsuite import machine, workflow
+    from evalsuite import spec as suites
+    from evalsuite.cli.running import interruptible
+    from evalsuite.progress import BenchProgress
+
+    overrides = suites.BenchOverrides(
+        model=model, arms=common.split(arms), engine=engine, presets=common.split(presets), rounds=rounds,
+        window_s=suites.parse_duration(window), price_per_hour=price or None, endpoints=_endpoints(endpoint),
+    )  # fmt: skip
+    quick = machine.facts()["accelerator"] is None
+    specs = suites.resolve_bench(suites.load(suite), overrides, quick=quick)
+    seconds = suites.parse_duration(max_time)
+    made = []
+    with interruptible("Stopping after this window; once more to stop now.") as interrupted:
+        for spec in specs:
+            options = workflow.BenchOptions(
+                results=results, meters=common.split(meters), interrupted=interrupted, max_time_s=seconds,
+                reporter=BenchProgress(quiet=as_json), command=shlex.join(["evalsuite", *sys.argv[1:]]),
+            )  # fmt: skip
+            made.append(workflow.bench(spec, options))
+    _finish(made, as_json=as_json)
+
+
+def _endpoints(pairs: list[str] | None) -> dict[str, str]:
+    found = {}
+    for pair in pairs or []:
+        arm, equals, url = pair.partition("=")
+        if not (arm and equals and url.startswith(("http://", "https://"))):
+            raise UsageError(f"--endpoint takes ARM=URL, e.g. bf16=http://127.0.0.1:8000 (found: '{pair}').")
+        found[arm] = url
+    return found
+
+
+def _finish(made: "list[Bench]", *, as_json: bool) -> None:
+    if as_json:
+        common.print_json({"benches": [one.model_dump(mode="json") for one in made]})
+    else:
+        for one in made:
+            typer.echo(one.bench_id)
+    states = {one.status for one in made}
+    if "interrupted" in states:
+        raise typer.Exit(130)
+    if "partial" in states:
+        raise typer.Exit(4)
