@@ -119,8 +119,8 @@ def ticks(t_ns: IntArray, energy_j: FloatArray, start_ns: int, end_ns: int) -> T
     steps = np.diff(e)
     if (steps < 0).any():
         raise NoEnergyError("counter_reset")
-    if (np.diff(t) > GAP_S * 1e9).any():
-        raise NoEnergyError("sampling_gap")
+    if (np.diff(t) > FROZEN_S * 1e9).any():
+        raise NoEnergyError("sampling_gap")  # it may have moved: nobody looked
     at = np.flatnonzero(steps > 0) + 1
     at = at[(t[at] > start_ns) & (t[at] < end_ns)]
     edges = np.concatenate(([start_ns], t[at], [end_ns]))
