@@ -105,7 +105,7 @@ class BenchEntry(_Strict):
     meters: dict[str, Any] = Field(default_factory=dict)
     """Meters to configure: an external one's file, a command line's pattern."""
     price_per_hour: float | None = Field(default=None, gt=0)
-    """Of all devices together, in any currency."""
+    """Of one device, in any currency."""
 
 
 class SuiteFile(_Strict):

@@ -26,7 +26,7 @@ def bench(
         list[str] | None, typer.Option(help="Server of an arm, ARM=URL; may be repeated. Implies that engine.")
     ] = None,
     meters: Annotated[str | None, typer.Option(help="Meters, comma-separated; default: those that answer.")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of all devices an hour.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of one device an hour.")] = None,
     max_time: Annotated[str | None, typer.Option(help="End after this long (90s, 15m, 2h).")] = None,
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,

@@ -4,9 +4,10 @@ A sentence says what was measured, the change with its 90 % interval, the limit,
 Changes and margins are printed in points (hundredths of accuracy).
 """
 
+import math
 from collections.abc import Sequence
 
-from evalsuite.records import Decision, Flips, Plan, Verdict
+from evalsuite.records import REASONS, WARNINGS, Decision, Flips, Plan, Ratio, Scaling, Verdict
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
@@ -117,3 +118,76 @@ def beyond_noise(correct: Flips, answers: Flips | None) -> str:
 def again(attempt: int) -> str:
     """What a repeated question adds to its sentence: repeating a run until it passes must be seen."""
     return "" if attempt == 1 else f" This is attempt {attempt} at the same question."
+
+
+DOES = {"prefill": "reads prompts", "decode": "decodes", "whole": "answers"}
+"""Phase -> what an arm does in it."""
+
+
+def ratio_sentence(ratio: Ratio, *, null: bool = False) -> str:
+    """A ratio for people: the change with its interval, or how much stays unresolved, or why there is no number."""
+    at = ratio.workload.key
+    best = " at its best batch" if ratio.workload.comparison == "best_config" else ""
+    pair = f"{ratio.arm} against {ratio.baseline} ({at}{best})"
+    if ratio.value is None:
+        codes = [code for code in ratio.reasons if code not in WARNINGS] or list(ratio.reasons)
+        why = " ".join(REASONS[code] for code in codes)
+        what = "speed" if ratio.quantity == "tokens_per_s" else "energy"
+        return f"No ratio of {what} for {pair}: {why}"
+    seen = f"{ratio.value:.3g}" if ratio.ci95 is None else f"{_factor(ratio.value)} {_range(ratio.ci95)} (95 %)"
+    if null:
+        floor = "" if ratio.aa_halfwidth is None else f"; less than {100 * ratio.aa_halfwidth:.1f} % apart is noise"
+        if "aa_failed" in ratio.reasons:
+            floor = "; that is not 1, so nothing here can be told from noise: measure again"
+        return f"{pair}, the same arm twice: {seen}{floor}."
+    if not ratio.resolved:
+        return f"{pair}: {_unresolved(ratio)}; seen was {seen}."
+    end = f"{_range(ratio.ci95)} (95 %, {at}{best})"
+    if ratio.quantity == "j_per_token":
+        return f"{ratio.arm} uses {_factor(ratio.value)} times the energy a token of {ratio.baseline} {end}."
+    done = f"{ratio.arm} {DOES[ratio.workload.phase]} {_factor(ratio.value)} times as fast as {ratio.baseline} {end}"
+    if ratio.limit_ratio is None:
+        return f"{done}."
+    return f"{done}; at most {ratio.limit_ratio:.2f} is possible at the same share of the limit."
+
+
+def _unresolved(ratio: Ratio) -> str:
+    """What could have been told: the widest of the interval's half, the null arm's, and 1 %."""
+    if ratio.ci95 is None:
+        return "one round has no interval"
+    if ratio.aa_halfwidth is None:
+        return "without the null arm a difference cannot be told from noise"
+    half = math.expm1(math.log(ratio.ci95[1] / ratio.ci95[0]) / 2)
+    return f"no difference resolved (± {100 * max(half, ratio.aa_halfwidth, 0.01):.1f} %)"
+
+
+def _factor(value: float) -> str:
+    """A factor with two decimals, three where two would round it to 1."""
+    return f"{value:.2f}" if abs(value - 1) >= 0.015 else f"{value:.3f}"
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    """`[1.05, 1.09]`."""
+    return "" if ends is None else f"[{_factor(ends[0])}, {_factor(ends[1])}]"
+
+
+def scaling_sentence(scaling: Scaling) -> str:
+    """Where adding devices stops paying, or that it does not."""
+    last, at = scaling.steps[-1], scaling.workload.key
+    seen = f"{scaling.arm} on {last.devices} devices runs at {percent(last.efficiency.value)} efficiency ({at})"
+    wanted = f"{100 * scaling.threshold:.0f} % of its ideal gain"
+    if scaling.stops_at is not None:
+        step = next(step for step in scaling.steps if step.devices == scaling.stops_at)
+        gain = percent(step.gain.value) if step.gain else "-"
+        less = f"{step.devices} bring {gain} of the ideal gain, less than {100 * scaling.threshold:.0f} %"
+        return f"{seen}; beyond {_before(scaling)} it does not pay: {less}."
+    open_ = [f"{step.devices}" for step in scaling.steps[1:] if step.pays is None]
+    if open_:
+        return f"{seen}; whether {', '.join(open_)} devices bring {wanted} is not resolved."
+    return f"{seen}; every step brings at least {wanted}."
+
+
+def _before(scaling: Scaling) -> int:
+    """Devices of the step before the one that does not pay."""
+    counts = [step.devices for step in scaling.steps]
+    return counts[counts.index(scaling.stops_at or 0) - 1]

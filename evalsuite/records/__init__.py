@@ -6,7 +6,8 @@ refuse unknown fields. Units stand in names (`duration_s`). Unknown is `None`, f
 
 Read in this order: `asked` (recipes, models, arms, tasks, the resolved suite), `stored` (the unit of work and all that
 is kept of it), `concluded` (decisions), `beside` (what warns and never decides), `planned` (forecasts), `measured`
-(speed, memory, energy).
+(speed, memory, energy), `benched` (what is
+concluded from those).
 """
 
 from evalsuite.records.asked import (
@@ -25,6 +26,7 @@ from evalsuite.records.asked import (
     TaskSpec,
 )
 from evalsuite.records.base import SCHEMA, VERDICT_EXIT, VERDICTS, Mode, Noun, Verdict
+from evalsuite.records.benched import ArmPoint, BenchJudgement, Scaling, ScalingStep
 from evalsuite.records.beside import Divergence, Endpoint, Excess, Flips, PositionBin
 from evalsuite.records.concluded import ArmSummary, Decision, Judgement, PairCounts, Subject, SuiteDecision, worst
 from evalsuite.records.measured import (
@@ -81,8 +83,10 @@ __all__ = [
     "WARNINGS",
     "Activity",
     "Arm",
+    "ArmPoint",
     "ArmSummary",
     "Bench",
+    "BenchJudgement",
     "BenchSpec",
     "Calibration",
     "CalibrationTexts",
@@ -130,6 +134,8 @@ __all__ = [
     "Roofline",
     "RunSpec",
     "Sampling",
+    "Scaling",
+    "ScalingStep",
     "Scope",
     "Sequence",
     "Subject",

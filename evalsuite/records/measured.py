@@ -71,12 +71,19 @@ REASONS: dict[str, str] = {
     "beyond_context": "Input and output together exceed the model's context.",
     "cannot_run": "The engine cannot run this arm.",
     "interrupted": "The bench was interrupted before this was measured.",
+    "not_measured": "The bench holds no point that fits, or not this arm.",
+    "not_comparable": "Energy of different scope, method or quality: no ratio is made of it.",
+    "above_limit_ratio": "The gain is larger than the limits' ratio: the baseline is further from its limit.",
+    "few_correct": "Fewer than 30 correct answers: a cost of each would say nothing.",
+    "composite": "Answers came from emulation, the speed is a kernel's: they are not joined.",
+    "decode_only": "No replay was measured: cost a token is that of decoding alone, prompts are not paid for.",
 }
 """Every reason code and what it means (source: measurement practice of ML.ENERGY, InferenceX, MLPerf, Zeus)."""
 WARNINGS = frozenset({
     "aliasing_risk", "module_scope", "power_capped", "clock_variation", "token_count_retokenised", "client_bound",
     "length_saturated", "not_steady", "does_not_fit", "few_requests", "tpi_out_of_band", "dummy_weights", "drift",
     "accumulator_mismatch", "prefix_cache_on", "thermal_throttle", "steal_time", "preempted", "shared_host",
+    "above_limit_ratio", "decode_only",
 })  # fmt: skip
 """Codes that are shown beside a number; all others take it away. `accumulator_mismatch` lowers the quality to L2. A
 window with `steal_time`, `preempted` or `shared_host` was measured again twice and kept (the processor's energy is then
@@ -356,6 +363,7 @@ class BenchSpec(Noun):
     replay_run: str | None = None
     """The run whose lengths `replay` takes."""
     price_per_hour: float | None = None
+    """Of one device."""
 
 
 class Bench(Noun):
@@ -407,8 +415,20 @@ class Ratio(Noun):
     resolved: bool
     """The interval excludes 1 and the change exceeds both the null arm's half-width and 1 %."""
     limit_ratio: float | None = None
+    meter: str | None = None
+    """Whose energy it is; None for speed."""
     scope: Scope | None = None
     quality: Quality | None = None
+    bca95: tuple[float, float] | None = None
+    """Bootstrap interval of the same mean, beside `ci95`; None below 10 rounds."""
+    clock_normalised: float | None = None
+    """The ratio of speeds times the ratio of clocks, baseline's over the arm's: a diagnostic."""
+    drift: float | None = None
+    """Relative change over the rounds, by regression, of whichever of the two moved more."""
+    voided: int = 0
+    """Windows of the two that were measured again."""
+    baseline_workload: Workload | None = None
+    """Where the baseline was measured, if elsewhere: `best_config` takes each arm's best batch."""
     sentence: str
     reasons: tuple[str, ...] = ()
 
@@ -444,7 +464,20 @@ class Joint(Noun):
     cost_per_correct: Interval | None = None
     """In the currency of the price that was given."""
     decomposition: dict[str, float] | None = None
-    """Logarithms against the baseline: `j_per_token` + `tokens` - `accuracy` = `j_per_correct`."""
+    """Logarithms against the baseline: `tokens` - `accuracy` = `tokens_per_correct`; with `s_per_token` or
+    `j_per_token` added it is `s_per_correct` or `j_per_correct`. What was not measured is absent."""
     break_even_inflation: float | None = None
     """Token inflation at which the energy gain is gone."""
+    token_inflation_both_right: Interval | None = None
+    """The inflation over the answers that both arms got right."""
+    truncated: float = 0.0
+    """Share of the answers that were cut by their budget."""
+    relative: dict[str, Interval] = Field(default_factory=dict)
+    """`tokens_per_correct`, `s_per_correct`, `j_per_correct` -> over the baseline's, items and rounds paired."""
+    workload: str | None = None
+    """Key of the point whose cost a token was used; None without one."""
+    meter: str | None = None
+    """Whose joules; figures of different `scope` or `quality` are not to be compared."""
+    scope: Scope | None = None
+    quality: Quality | None = None
     reasons: tuple[str, ...] = ()
