@@ -95,6 +95,8 @@ class BenchEntry(_Strict):
 
     presets: tuple[str, ...] = ("cpu-smoke",)
     rounds: int = Field(default=6, ge=2)
+    devices: tuple[int, ...] = (1,)
+    """Numbers of devices on which each workload is run."""
     arms: list[Any] | None = None
     """None takes the suite's."""
     window_s: float | None = Field(default=None, gt=0)
@@ -150,6 +152,7 @@ class BenchOverrides(_Strict):
     price_per_hour: float | None = None
     endpoints: dict[str, str] = Field(default_factory=dict)
     """Arm -> URL."""
+    devices: tuple[int, ...] | None = None
 
 
 class Overrides(_Strict):
@@ -232,6 +235,7 @@ def resolve_bench(
             suite=suite.name, model=model, arms=tuple(arm for arm in chosen if not arm.noise_floor),
             baseline=suite.baseline, null_arm=f"{suite.baseline}@aa", engine=entry.name, engine_options=options,
             presets=overrides.presets or asked.presets, rounds=overrides.rounds or asked.rounds,
+            devices=tuple(sorted(set(overrides.devices or asked.devices))),
             window_s=overrides.window_s or asked.window_s or (3.0 if quick else 10.0),
             warm_s=asked.warm_s if asked.warm_s is not None else (0.5 if quick else 2.0),
             cooldown_s=asked.cooldown_s, seed=suite.seed, meters=asked.meters,

@@ -257,8 +257,10 @@ def _lengths(spec: BenchSpec, results: Path) -> tuple[str | None, tuple[tuple[in
             and run.manifest.spec.name == spec.suite and (spec.replay_run or "") in run.manifest.run_id]  # fmt: skip
     if not runs:
         which = f"run '{spec.replay_run}'" if spec.replay_run else f"run of suite '{spec.suite}'"
-        raise CannotRunError(f"{results}: preset `replay` repeats the lengths of a {which} of model "
-                             f"'{spec.model.id}', and there is none. Do `evalsuite run {spec.suite}` first.")  # fmt: skip
+        raise CannotRunError(
+            f"{results}: preset `replay` repeats the lengths of a {which} of model '{spec.model.id}', and there is "
+            f"none. Do `evalsuite run {spec.suite}` first."
+        )
     stored = runs[-1]
     samples = stored.samples(["arm", "mode", "n_prompt_tokens", "n_output_tokens"])
     own = samples[(samples["arm"] == stored.manifest.spec.baseline) & (samples["n_output_tokens"] > 0)]

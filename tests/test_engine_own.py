@@ -213,3 +213,26 @@ def test_traces_are_the_log_softmax_of_plain_rows(tiny_model: Path, engine: Loca
     expected = plain(model, ScoreRequest(request.prompt, request.continuation)).log_softmax(-1)
 
     torch.testing.assert_close(torch.from_numpy(found.logprobs), expected.topk(5).values, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["own", "stock"])
+def test_a_decoding_rewound_gives_the_same_logits_again(way: str):
+    from evalsuite.engines.stock import StockForward
+
+    model = made("qwen3")
+    forward = OwnForward(model) if way == "own" else StockForward(model, (), 0)
+    decoding = forward.decode([GenerateRequest(ids(n), 9, ()) for n in (7, 12)])
+
+    def steps(count: int) -> list[torch.Tensor]:
+        found = [decoding.next(None)]
+        for _ in range(count):
+            found.append(decoding.next(found[-1].argmax(-1)))
+        return found
+
+    first = steps(40)  # beyond the room that a cache grows by
+    decoding.rewind()
+    again = steps(3)
+    decoding.rewind()
+
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
+    assert torch.equal(first[0], decoding.next(None))

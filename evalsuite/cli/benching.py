@@ -25,6 +25,9 @@ def bench(
     endpoint: Annotated[
         list[str] | None, typer.Option(help="Server of an arm, ARM=URL; may be repeated. Implies that engine.")
     ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Numbers of devices, e.g. 1,2,4: when does adding one stop paying?")
+    ] = None,
     meters: Annotated[str | None, typer.Option(help="Meters, comma-separated; default: those that answer.")] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of one device an hour.")] = None,
     max_time: Annotated[str | None, typer.Option(help="End after this long (90s, 15m, 2h).")] = None,
@@ -45,6 +48,7 @@ def bench(
     overrides = suites.BenchOverrides(
         model=model, arms=common.split(arms), engine=engine, presets=common.split(presets), rounds=rounds,
         window_s=suites.parse_duration(window), price_per_hour=price or None, endpoints=_endpoints(endpoint),
+        devices=_counts(devices),
     )  # fmt: skip
     quick = machine.facts()["accelerator"] is None
     specs = suites.resolve_bench(suites.load(suite), overrides, quick=quick)
@@ -58,6 +62,15 @@ def bench(
             )  # fmt: skip
             made.append(workflow.bench(spec, options))
     _finish(made, as_json=as_json)
+
+
+def _counts(text: str | None) -> tuple[int, ...] | None:
+    parts = common.split(text)
+    if parts is None:
+        return None
+    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--devices takes numbers of devices, e.g. 1,2,4 (found: '{text}').")
+    return tuple(int(part) for part in parts)
 
 
 def _endpoints(pairs: list[str] | None) -> dict[str, str]:

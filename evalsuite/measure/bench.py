@@ -18,7 +18,7 @@ from evalsuite.errors import CannotRunError
 from evalsuite.measure import presets, roofline
 from evalsuite.measure.loads import DoesNotFitError, Load, Opened
 from evalsuite.measure.meters import Setting, open_all
-from evalsuite.measure.rigs import RIGS, Lengths, Rigged
+from evalsuite.measure.rigs import RIGS, Asked, Lengths, Rigged
 from evalsuite.measure.rounds import Rounds, Schedule
 from evalsuite.measure.sampler import Sampler
 from evalsuite.records import Arm, Bench, BenchSpec, Measurement, Peaks, Roofline, Window, Workload
@@ -87,7 +87,7 @@ def run(spec: BenchSpec, job: Job) -> Bench:
     meters, absents = open_all(job.meters, Setting(configured=spec.meters))
     kind = RIGS[spec.engine]
     lengths = sampled(job.lengths, REPLAYED, spec.seed)
-    rigged = kind.make(spec.model, dict(spec.engine_options), lengths)
+    rigged = kind.make(Asked(spec.model, dict(spec.engine_options), lengths, spec.devices))
     try:
         facts = machine.facts()
         peaks = tuple(roofline.PEAKS[name] for name in (facts.get("accelerator_name"),) if name in roofline.PEAKS)
@@ -127,7 +127,7 @@ def _run(bench: Bench, work: _Work, replay: Workload | None) -> Bench:
     for point in _Queue(points, arms, work, done):
         rows = {row.arm: row for row in _rows(point, arms, spec)}
         loads = _loads(point, arms, spec)
-        for window in rounds.run(loads, work.rigged.cores) if loads else ():
+        for window in rounds.run(loads, work.rigged.cores, work.rigged.pids) if loads else ():
             row = rows[window.arm]
             rows[window.arm] = row.model_copy(update={"windows": (*row.windows, window)})
             job.reporter.window(f"{point.key} {window.arm}", window)
@@ -162,7 +162,8 @@ def _points(spec: BenchSpec, runner: presets.Runner, replay: Workload | None) ->
             found += [replay] if replay is not None else []
         else:
             found += presets.points(name, runner)
-    return list(dict.fromkeys(found))
+    points = dict.fromkeys(found)
+    return [point.model_copy(update={"devices": count}) for point in points for count in spec.devices]
 
 
 class _Queue:
@@ -182,6 +183,9 @@ class _Queue:
             context = self._work.rigged.max_length
             if context is not None and point.input_tokens + point.output_tokens > context:
                 self._drop(point, "beyond_context", f"{point.input_tokens} + {point.output_tokens} > {context} tokens")
+                continue
+            if point.batch < point.devices:
+                self._drop(point, "too_few_rows", f"{point.batch} rows, {point.devices} devices")
                 continue
             try:
                 for loaded in self._arms:
@@ -245,12 +249,16 @@ def _completed(row: Measurement, arms: list[_Loaded], work: _Work, spec: BenchSp
     peaks = [w.peak_bytes for w in row.kept if w.peak_bytes is not None]
     if memory is not None and peaks and memory.resident_bytes is not None:
         memory = memory.model_copy(update={"peak_bytes": memory.resident_bytes + max(peaks)})
-    return row.model_copy(update={"memory": memory, "rooflines": _limits(row, arm, base, work)})
+    shares = [w.communication for w in row.kept if w.communication is not None]
+    return row.model_copy(update={
+        "memory": memory, "rooflines": _limits(row, arm, base, work),
+        "communication": statistics.median(shares) if shares else None,
+    })  # fmt: skip
 
 
 def _limits(row: Measurement, arm: Arm, base: Arm, work: _Work) -> tuple[Roofline, ...]:
     config = work.rigged.config
-    if config is None or row.workload.phase == "whole" or not roofline.is_dense(config):
+    if config is None or row.workload.phase == "whole" or row.workload.devices > 1 or not roofline.is_dense(config):
         return ()
     with suppress(AttributeError):
         shape, found = roofline.shape_of(config), []

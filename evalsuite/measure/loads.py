@@ -28,6 +28,8 @@ class Work:
     """Most memory in use above what was in use before; None where the device does not say."""
     reasons: tuple[str, ...] = ()
     """Codes of `records.REASONS`."""
+    communication: float = 0.0
+    """Several devices: share of the time in collectives, mean over them."""
 
     @property
     def seconds(self) -> float:

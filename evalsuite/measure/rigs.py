@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from evalsuite.errors import CannotRunError
 from evalsuite.measure.loads import Rig
 from evalsuite.measure.presets import Runner
 from evalsuite.records import ModelRef
@@ -20,29 +21,53 @@ class Rigged:
     config: Any = None
     max_length: int | None = None
     cores: int = 1
+    """Threads that a load uses."""
+    pids: tuple[int, ...] = ()
+    """Further processes that are part of the load."""
     weights_bytes: int | None = None
     """None where the model is not in this process: its device's peaks are not measured here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a rig is made from."""
+
+    model: ModelRef
+    options: dict[str, Any]
+    lengths: Lengths = ()
+    devices: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One entry of the table."""
 
-    make: Callable[[ModelRef, dict[str, Any], Lengths], Rigged]
+    make: Callable[[Asked], Rigged]
     runner: Runner
     options: tuple[str, ...] = field(default=())
     """Options that a suite may set."""
 
 
-def _local(model: ModelRef, options: dict[str, Any], lengths: Lengths) -> Rigged:
+def _local(asked: Asked) -> Rigged:
     import torch
 
     from evalsuite.engines.models import locate
     from evalsuite.measure.local import LocalRig
 
-    rig = LocalRig(model, options, lengths)
-    weights = sum(path.stat().st_size for path in locate(model).glob("*.safetensors"))
-    return Rigged(rig, rig.model, rig.config, rig.max_length, torch.get_num_threads(), weights)
+    weights = sum(path.stat().st_size for path in locate(asked.model).glob("*.safetensors"))
+    rig = LocalRig(asked.model, asked.options, asked.lengths)
+    if asked.devices == (1,):
+        return Rigged(rig, rig.model, rig.config, rig.max_length, torch.get_num_threads(), (), weights)
+    from evalsuite.measure.parallel import ParallelRig, Setting
+
+    rig.close()
+    most = max(asked.devices)
+    if torch.accelerator.is_available() and torch.accelerator.device_count() < most:
+        raise CannotRunError(f"--devices asks for {most}, and there are {torch.accelerator.device_count()}.")
+    threads = max(1, torch.get_num_threads() // most)
+    setting = Setting(asked.model, asked.options, asked.lengths, asked.devices, threads, "")
+    parallel = ParallelRig(setting)
+    return Rigged(parallel, rig.model, rig.config, rig.max_length, threads * most, parallel.pids, weights)
 
 
 RIGS: dict[str, Kind] = {

@@ -46,8 +46,9 @@ class Rounds:
     def __init__(self, schedule: Schedule, sampler: Sampler, began_s: float, stop: Callable[[], bool]) -> None:
         self._schedule, self._sampler, self._began, self._stop = schedule, sampler, began_s, stop
 
-    def run(self, loads: dict[str, Load], cores: int) -> Iterator[Window]:
-        """Every window, as it ends. `loads`: arm id -> load; two ids may share one. Ends early when told to stop.
+    def run(self, loads: dict[str, Load], cores: int, pids: tuple[int, ...] = ()) -> Iterator[Window]:
+        """Every window, as it ends. `loads`: arm id -> load; two ids may share one. `cores`: threads that a load uses.
+        `pids`: further processes that are part of it. Ends early when told to stop.
 
         Raises:
             DoesNotFitError: from the first window that does not fit.
@@ -57,7 +58,7 @@ class Rounds:
                 for attempt in range(RETRIES + 1):
                     if self._stop():
                         return
-                    window = self._turn(loads[arm], cores).model_copy(
+                    window = self._turn(loads[arm], cores, pids).model_copy(
                         update={"arm": arm, "round": number, "position": position, "attempt": attempt}
                     )
                     again = attempt < RETRIES and bool(VOIDING & set(window.reasons))
@@ -65,14 +66,14 @@ class Rounds:
                     if not again:
                         break
 
-    def _turn(self, load: Load, cores: int) -> Window:
+    def _turn(self, load: Load, cores: int, pids: tuple[int, ...]) -> Window:
         if self._schedule.cooldown_s:
             time.sleep(self._schedule.cooldown_s)
         load.warm(self._schedule.warm_s)
         self._sampler.begin(self._schedule.window_s)
-        before = host.snapshot()
+        before = host.snapshot(pids)
         work = load.run(self._schedule.window_s)
-        seen = host.between(before, host.snapshot())
+        seen = host.between(before, host.snapshot(pids))
         found = self._sampler.end(work.start_ns, work.end_ns, seen.others_cpu)
         codes = (*work.reasons, *host.reasons(seen, cores), *found.state_reasons)
         return Window(
@@ -81,6 +82,6 @@ class Rounds:
             output_tokens=work.output_tokens, requests=work.requests, energy=found.energy,
             energy_reasons=found.reasons, latency=work.latency, device=found.device,
             host=seen.model_copy(update={"sampler_cpu_s": found.sampler_cpu_s}),
-            peak_bytes=work.peak_bytes, reasons=tuple(dict.fromkeys(codes)),
+            peak_bytes=work.peak_bytes, communication=work.communication or None, reasons=tuple(dict.fromkeys(codes)),
         )  # fmt: skip
 

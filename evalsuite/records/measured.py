@@ -65,6 +65,7 @@ REASONS: dict[str, str] = {
     "preempted": "The process was interrupted more than 200 times a second.",
     "clock_step": "Wall clock and monotonic clock disagree: the time was set during the window.",
     "tpi_out_of_band": "Answers are more than 10 % longer or shorter than the baseline's.",
+    "too_few_rows": "The batch has fewer rows than there are devices to share them.",
     "does_not_fit": "The batch does not fit in memory; the next smaller one was tried.",
     "endpoint_failed": "The endpoint stopped answering or gave errors.",
     "few_requests": "Too few requests for this percentile.",
@@ -257,6 +258,8 @@ class Window(Noun):
     device: DeviceState | None = None
     peak_bytes: int | None = None
     """Most memory in use above what was in use before, during the window."""
+    communication: float | None = None
+    """Several devices: share of the time in communication."""
     reasons: tuple[str, ...] = ()
     voided: bool = False
     """Measured again; this one counts for nothing and is kept."""
@@ -353,6 +356,8 @@ class BenchSpec(Noun):
     engine: str
     engine_options: dict[str, Any] = Field(default_factory=dict)
     presets: tuple[str, ...]
+    devices: tuple[int, ...] = (1,)
+    """Numbers of devices on which each point is run."""
     rounds: int
     window_s: float
     warm_s: float
