@@ -312,6 +312,14 @@ def test_errors_name_file_key_and_place():
         of("codecarbon", b"run_id,duration,cpu_energy,gpu_energy,ram_energy\na,1,2\n")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e400", "1e30"])
+def test_a_number_of_a_table_is_held_to_the_same_rule(value: str):
+    with pytest.raises(UsageError, match="line 2.gpu_energy: expected a number from 0 to"):
+        of("codecarbon", f"run_id,duration,cpu_energy,gpu_energy,ram_energy\na,1,2,{value},3\n".encode())
+    with pytest.raises(UsageError, match="not CSV"):
+        of("codecarbon", b"run_id,duration,cpu_energy,gpu_energy,ram_energy\n" + b"a" * 200_000)
+
+
 def test_unreadable_files_cannot_be_run(tmp_path: Path):
     for path in (tmp_path, tmp_path / "absent.json"):
         with pytest.raises(CannotRunError, match="cannot be read"):
@@ -346,15 +354,8 @@ def _put(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return None
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_whatever_stands_in_a_file_gives_rows_of_finite_numbers_or_an_error(data: st.DataObject):
-    name = data.draw(st.sampled_from(sorted(name for name in FIXTURES if name.endswith(".json"))))
-    document = json.loads((FILES / name).read_text())
-    for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.sampled_from(_places(document)))
-        document = _put(document, place, data.draw(hostile)) if not place else (
-            _put(document, place, data.draw(hostile)), document)[1]  # fmt: skip
+def _sound(name: str, document: Any) -> None:
+    """Rows of finite numbers that survive a trip through JSON, or an error that names the file."""
     try:
         found = of(FIXTURES[name], document)
     except (UsageError, CannotRunError) as error:
@@ -363,9 +364,30 @@ def test_whatever_stands_in_a_file_gives_rows_of_finite_numbers_or_an_error(data
         told = "some.json"
     assert told.startswith("some.json")
     for row in found:
-        again = ForeignSpeed.model_validate_json(row.model_dump_json())
-        assert again == row
-        assert all(math.isfinite(number) for number in _numbers(row.model_dump()))
+        assert all(math.isfinite(number) for number in _numbers(row.model_dump())), row
+        assert ForeignSpeed.model_validate_json(row.model_dump_json()) == row
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FIXTURES if name.endswith(".json")))
+def test_no_number_at_any_place_of_a_file_becomes_infinite(name: str):
+    text = (FILES / name).read_text()
+    for place in _places(json.loads(text)):
+        for value in (1e308, 1e18, 5e-324, 0, 10**300, None):
+            document = json.loads(text)
+            document = value if not place else (_put(document, place, value), document)[1]
+            _sound(name, document)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_whatever_stands_in_a_file_gives_rows_of_finite_numbers_or_an_error(data: st.DataObject):
+    name = data.draw(st.sampled_from(sorted(name for name in FIXTURES if name.endswith(".json"))))
+    document = json.loads((FILES / name).read_text())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.sampled_from(_places(document)))
+        document = _put(document, place, data.draw(hostile)) if not place else (
+            _put(document, place, data.draw(hostile)), document)[1]  # fmt: skip
+    _sound(name, document)
 
 
 def _numbers(value: Any) -> list[float]:
