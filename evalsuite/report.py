@@ -8,7 +8,17 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evalsuite.records import Decision, Finding, Gate, Judgement, Manifest, SuiteDecision, SuitePlan
+from evalsuite.records import (
+    Decision,
+    Finding,
+    ForeignFile,
+    ForeignSpeed,
+    Gate,
+    Judgement,
+    Manifest,
+    SuiteDecision,
+    SuitePlan,
+)
 
 WIDTH = 130
 """Columns that a table of gates needs; narrower terminals wrap whole lines rather than cut cells."""
@@ -83,6 +93,40 @@ def _gate(one: Decision) -> tuple[str, ...]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def foreign_view(files: list[ForeignFile]) -> RenderableType:
+    """Speed and energy of other programs, as their files state them."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    heads = ("model", "precision", "hardware", "in/out", "batch", "window", "tok/s", "all tok/s", "J/token", "quality")
+    for name in heads:
+        right = name in ("in/out", "batch", "tok/s", "all tok/s", "J/token")
+        table.add_column(name, justify="right" if right else "left", header_style="dim", overflow="fold")
+    notes: dict[str, None] = {}
+    for row in (row for file in files for row in file.rows):
+        table.add_row(*(Text(cell) for cell in _foreign(row)))
+        notes |= dict.fromkeys(row.notes)
+    head = Text("\nmeasured by other programs: as their files state it, not compared with our own", "bold")
+    return Group(head, table, *(Text(f"note    {note}", "dim") for note in notes))
+
+
+def _foreign(row: ForeignSpeed) -> tuple[str, ...]:
+    speed, work, energy = row.throughput, row.workload, row.energy[0] if row.energy else None
+    each = "/device" if speed.per_device else ""
+    kinds = {"": speed.output_tok_s, " decode": speed.decode_tok_s, " prefill": speed.prefill_tok_s}
+    rates = [f"{value:,.1f}{each}{kind}" for kind, value in kinds.items() if value is not None]
+    total = "-" if speed.total_tok_s is None else f"{speed.total_tok_s:,.1f}{each}"
+    joules = None if energy is None else energy.j_per_output_token
+    return (
+        row.model or row.label or "-", row.precision or "-", row.hardware or "-",
+        f"{_short(work.input_tokens)}/{_short(work.output_tokens)}", _short(work.batch), row.window.replace("_", " "),
+        ", ".join(rates) or "-", total, "-" if joules is None else f"{joules:.4g}",
+        "-" if energy is None else energy.quality,
+    )  # fmt: skip
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
 
 
 def plan_view(plan: SuitePlan) -> RenderableType:

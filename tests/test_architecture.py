@@ -56,6 +56,10 @@ def test_only_workflow_and_cli_import_both_halves():
             assert not (inner(modules) & MEASURE and inner(modules) & JUDGE), room
 
 
+def test_exporters_are_pure_and_see_only_nouns_and_the_store():
+    assert inner(rooms()["exporting"]) <= {"exporting", "records", "store", "errors"}
+
+
 def test_heavy_packages_are_imported_only_where_they_belong():
     for room, modules in rooms().items():
         for package, allowed in HEAVY.items():

@@ -14,7 +14,7 @@ from evalsuite.cli import app, main
 from evalsuite.records import VERDICT_EXIT
 
 VERBS = [
-    "run", "plan", "verdict", "show", "quantize", "stress", "publish", "list", "import", "conformance",
+    "run", "plan", "bench", "verdict", "show", "quantize", "stress", "publish", "list", "import", "export", "conformance",
 ]  # fmt: skip
 
 

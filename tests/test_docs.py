@@ -21,9 +21,16 @@ from evalsuite.records import (
     DecisionSpec,
     DivergenceSpec,
     Finding,
+    ForeignEnergy,
+    ForeignEstimate,
+    ForeignFile,
+    ForeignSpeed,
+    ForeignThroughput,
+    ForeignWorkload,
     Manifest,
     ModelRef,
     Plan,
+    ProvisionedPower,
     PublishSpec,
     Quant,
     Realised,
@@ -38,9 +45,10 @@ from evalsuite.spec import shipped_suites
 ROOT = Path(__file__).parent.parent
 STORED = (
     Manifest, RunSpec, ModelRef, Arm, Recipe, Quant, Calibration, CalibrationTexts, TaskSpec, DecisionSpec, Sampling,
-    DivergenceSpec, PublishSpec, Plan, Sequence, CellRecord, Realised, Activity, Finding,
+    DivergenceSpec, PublishSpec, Plan, Sequence, CellRecord, Realised, Activity, Finding, ForeignFile, ForeignSpeed,
+    ForeignWorkload, ForeignThroughput, ForeignEnergy, ForeignEstimate, ProvisionedPower,
 )  # fmt: skip
-"""The nouns of which a manifest is made."""
+"""The nouns of which a manifest and an import are made."""
 
 
 def recipes() -> str:

@@ -177,4 +177,4 @@ def test_a_stored_bench_is_read_again_as_it_was(tmp_path: Path):
 
     assert store.read_bench(folder) == bench
     assert store.find_bench(tmp_path, "last") == bench
-    assert store.benches(tmp_path) == (bench,)
+    assert store.read_benches(tmp_path) == [bench]

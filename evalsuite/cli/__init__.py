@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from evalsuite import __version__
-from evalsuite.cli import benching, checkpoints, chips, common, importing, looking, planning, running
+from evalsuite.cli import benching, checkpoints, chips, common, importing, looking, planning, running, speeds
 from evalsuite.errors import EvalsuiteError
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "publish": looking.publish,
     "list": looking.list_,
     "import": importing.import_,
+    "export": speeds.export,
     "conformance": chips.conformance,
 }
 """All verbs, in the order of the help text."""

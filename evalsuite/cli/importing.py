@@ -1,4 +1,7 @@
-"""`import`: logs of other programs into the store, and their verdict; needs no torch."""
+"""`import`: logs of other programs into the store, and their verdict; needs no torch.
+
+The speed formats (`speeds`) share the verb and nothing else: no arms, no verdict, one table.
+"""
 
 import shlex
 import sys
@@ -13,8 +16,8 @@ from evalsuite.errors import UsageError, did_you_mean
 
 
 def import_(
-    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="`lm-eval`.")],
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Output folders: the baseline's first.")],
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="`lm-eval`, or speeds: `vllm-serve`, `llama-bench`...")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Two folders, baseline first; or files.")],
     noise: Annotated[Path | None, typer.Option(help="A second run of the baseline: the noise floor.")] = None,
     baseline_name: Annotated[str | None, typer.Option(help="Name of the baseline; else from its log.")] = None,
     candidate_name: Annotated[str | None, typer.Option(help="Name of the candidate; else from its log.")] = None,
@@ -27,14 +30,26 @@ def import_(
     gate: Annotated[bool, typer.Option("--gate", help="Exit with the verdict's code.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge two runs of lm-evaluation-harness by their sample logs (`--log_samples`), and keep them as a run."""
+    """Judge two runs of lm-evaluation-harness by their sample logs (`--log_samples`), and keep them as a run.
+
+    Or keep speed and energy results of other programs, shown beside our own and never mixed with them.
+    """
     common.answer_in_json(as_json)
     from evalsuite import workflow
+    from evalsuite.cli.speeds import import_speeds
     from evalsuite.importing import FORMATS, Asked, keep
+    from evalsuite.importing.speeds import SPEEDS
     from evalsuite.store import Store
 
+    if kind in SPEEDS:
+        given = {"--noise": noise, "--baseline-name": baseline_name, "--candidate-name": candidate_name,
+                 "--tasks": tasks, "--metric": metric, "--filter": filter_, "--gate": gate}  # fmt: skip
+        if wrong := [name for name, value in given.items() if value]:
+            raise UsageError(f"{', '.join(wrong)}: only for lm-eval; {kind} has speeds and no answers to judge.")
+        import_speeds(kind, paths, results, as_json=as_json)
+        return
     if kind not in FORMATS:
-        raise UsageError(f"Unknown format '{kind}'.{did_you_mean(kind, FORMATS)}")
+        raise UsageError(f"Unknown format '{kind}'.{did_you_mean(kind, [*FORMATS, *SPEEDS])}")
     if len(paths) != 2:
         raise UsageError(f"import {kind} takes two folders, the baseline's and the candidate's (found {len(paths)}). "
                          "A second baseline run goes behind --noise.")  # fmt: skip

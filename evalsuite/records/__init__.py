@@ -6,8 +6,8 @@ refuse unknown fields. Units stand in names (`duration_s`). Unknown is `None`, f
 
 Read in this order: `asked` (recipes, models, arms, tasks, the resolved suite), `stored` (the unit of work and all that
 is kept of it), `concluded` (decisions), `beside` (what warns and never decides), `planned` (forecasts), `measured`
-(speed, memory, energy), `benched` (what is
-concluded from those).
+(speed, memory, energy), `benched` (what is concluded from those), `foreign` (speed and energy that other programs
+measured).
 """
 
 from evalsuite.records.asked import (
@@ -29,6 +29,16 @@ from evalsuite.records.base import SCHEMA, VERDICT_EXIT, VERDICTS, Mode, Noun, V
 from evalsuite.records.benched import ArmPoint, BenchJudgement, Scaling, ScalingStep
 from evalsuite.records.beside import Divergence, Endpoint, Excess, Flips, PositionBin
 from evalsuite.records.concluded import ArmSummary, Decision, Judgement, PairCounts, Subject, SuiteDecision, worst
+from evalsuite.records.foreign import (
+    ForeignEnergy,
+    ForeignEstimate,
+    ForeignFile,
+    ForeignQuality,
+    ForeignSpeed,
+    ForeignThroughput,
+    ForeignWorkload,
+    ProvisionedPower,
+)
 from evalsuite.records.measured import (
     REASONS,
     WARNINGS,
@@ -104,6 +114,13 @@ __all__ = [
     "Execution",
     "Finding",
     "Flips",
+    "ForeignEnergy",
+    "ForeignEstimate",
+    "ForeignFile",
+    "ForeignQuality",
+    "ForeignSpeed",
+    "ForeignThroughput",
+    "ForeignWorkload",
     "Gate",
     "Host",
     "Interval",
@@ -125,6 +142,7 @@ __all__ = [
     "Phase",
     "Plan",
     "PositionBin",
+    "ProvisionedPower",
     "PublishSpec",
     "Quality",
     "Quant",

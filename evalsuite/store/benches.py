@@ -1,4 +1,4 @@
-"""Benches in the results folder: `results/<bench-id>/bench.json`, and beside it the meters' readings, `trace.jsonl`.
+"""Benches in the results folder: `<bench-id>/bench.json`, and beside it the meters' readings, `trace.jsonl`.
 
 One process writes a bench and replaces the document after every window; readers see a whole one or the one before.
 """
@@ -8,69 +8,51 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from evalsuite.errors import CannotRunError, SchemaError, UsageError, did_you_mean
-from evalsuite.records import SCHEMA, Bench
+from evalsuite.errors import UsageError, did_you_mean
+from evalsuite.records import Bench
+from evalsuite.store.documents import read_document
 from evalsuite.store.files import write_atomic
 
 NAME = "bench.json"
 
 
-def save_bench(results: Path, bench: Bench) -> Path:
+def save_bench(root: Path, bench: Bench) -> Path:
     """Write the document; returns its folder."""
-    folder = results / bench.bench_id
-    write_atomic(folder / NAME, bench.model_dump_json(indent=1).encode() + b"\n")
-    return folder
+    write_atomic(root / bench.bench_id / NAME, bench.model_dump_json(indent=1).encode() + b"\n")
+    return root / bench.bench_id
 
 
 def save_trace(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write the readings of all meters, a JSON object a line."""
+    """Write the readings of all meters, a JSON object a line; nothing where there are none."""
     lines = [json.dumps(row, allow_nan=False, separators=(",", ":")) for row in rows]
     if lines:
         write_atomic(folder / "trace.jsonl", ("\n".join(lines) + "\n").encode())
 
 
 def read_bench(path: Path) -> Bench:
-    """The document of a bench folder or file.
-
-    Raises:
-        CannotRunError: there is none, or it cannot be read.
-        SchemaError: written by a newer evalsuite.
-    """
-    file = path / NAME if path.is_dir() else path
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CannotRunError(f"{file}: no bench can be read here ({error}).") from None
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
-        raise SchemaError(f"{file}: no `schema_version`; not a bench of evalsuite.")
-    if version > SCHEMA:
-        raise SchemaError(f"{file}: schema {version} is newer than this evalsuite reads ({SCHEMA}). Update evalsuite.")
-    try:
-        return Bench.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CannotRunError(f"{file}: {where}: {first['msg']}.") from None
+    """A `bench.json`, or the folder of one; SchemaError for a newer or unversioned schema or a broken file."""
+    return read_document(path / NAME if path.is_dir() else path, Bench, "a bench")
 
 
-def benches(results: Path) -> tuple[Bench, ...]:
+def read_benches(root: Path) -> list[Bench]:
     """All benches of a results folder, oldest first."""
-    found = [read_bench(file) for file in results.glob(f"*/{NAME}")]
-    return tuple(sorted(found, key=lambda bench: (bench.created, bench.bench_id)))
+    found = [read_bench(path) for path in sorted(root.glob(f"*/{NAME}"))]
+    return sorted(found, key=lambda bench: (bench.created, bench.bench_id))
 
 
-def find_bench(results: Path, name: str | None) -> Bench:
-    """The bench whose id begins with `name`; the newest for None. UsageError if there is none or several."""
-    known = {bench.bench_id: bench for bench in benches(results)}
-    if not known:
-        raise UsageError(f"No bench in {results}. Run `evalsuite bench` first.")
-    if name is None or name == "last":
-        return list(known.values())[-1]
-    fits = [bench_id for bench_id in known if bench_id.startswith(name)]
-    if len(fits) != 1:
-        what = "No bench" if not fits else f"{len(fits)} benches"
-        raise UsageError(f"{what} in {results} whose id begins with '{name}'.{did_you_mean(name, known)}")
-    return known[fits[0]]
+def find_bench(root: Path, name: str = "last") -> Bench:
+    """The bench of that id (a unique beginning is enough), `last` for the newest, or a path; UsageError if none."""
+    path = Path(name)
+    if path.suffix == ".json" or (path / NAME).is_file():
+        return read_bench(path if path.suffix == ".json" else path / NAME)
+    benches = {bench.bench_id: bench for bench in read_benches(root)}
+    if not benches:
+        raise UsageError(f"{root}: no benches here. Make one with `evalsuite bench`, or name another --results.")
+    if name == "last":
+        return list(benches.values())[-1]
+    matches = [bench for bench_id, bench in benches.items() if bench_id.startswith(name)]
+    if name in benches or len(matches) == 1:
+        return benches.get(name) or matches[0]
+    if matches:
+        raise UsageError(f"'{name}' begins {len(matches)} benches; give more of it.")
+    raise UsageError(f"Unknown bench '{name}' in {root}.{did_you_mean(name, benches)}")

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from evalsuite.errors import SchemaError
-from evalsuite.located import read_json
-from evalsuite.records import DIVERGENCE_COLUMNS, SAMPLE_COLUMNS, SCHEMA, Manifest
+from evalsuite.records import DIVERGENCE_COLUMNS, SAMPLE_COLUMNS, Manifest
+from evalsuite.store.documents import read_document
 from evalsuite.store.files import Row, read_parquet, rows_table
 
 if TYPE_CHECKING:
@@ -19,18 +16,7 @@ if TYPE_CHECKING:
 
 def read_manifest(path: Path) -> Manifest:
     """Read `manifest.json`; SchemaError for a newer or unversioned schema or a broken file."""
-    data = read_json(path, SchemaError)
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if not isinstance(version, int):
-        raise SchemaError(f"{path}: no schema_version; this is not a manifest that evalsuite wrote.")
-    if version > SCHEMA:
-        raise SchemaError(f"{path}: schema {version}; this evalsuite reads up to {SCHEMA}. Upgrade evalsuite.")
-    try:
-        return Manifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SchemaError(f"{path}: {where}: {first['msg']} (and {error.error_count() - 1} more).") from None
+    return read_document(path, Manifest, "a manifest")
 
 
 @dataclass(frozen=True)

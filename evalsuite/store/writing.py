@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.errors import CannotRunError, RefusedError, UsageError, did_you_mean
-from evalsuite.records import DIVERGENCE_COLUMNS, CellRecord, Manifest
+from evalsuite.records import DIVERGENCE_COLUMNS, CellRecord, ForeignFile, Manifest
 from evalsuite.store.files import Row, file_sha256, journal_line, parquet_bytes, rows_table, write_atomic
+from evalsuite.store.foreign import read_foreign
 from evalsuite.store.reading import StoredRun, read_journal, read_manifest
 
 
@@ -136,6 +137,10 @@ class Store:
         if matches:
             raise UsageError(f"'{name}' begins {len(matches)} runs; give more of it.")
         raise UsageError(f"Unknown run '{name}' in {self.root}.{did_you_mean(name, runs)}")
+
+    def foreign(self) -> list[ForeignFile]:
+        """Speed results of other programs that were imported here, oldest import first."""
+        return read_foreign(self.root)
 
     def check_writable(self) -> None:
         """CannotRunError if no run can be made here; nothing is left behind."""
