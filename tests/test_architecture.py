@@ -14,7 +14,7 @@ HEAVY = {
     "datasets": {"harness"},
     "plotly": {"publish"},
     "scipy": {"judge"},
-    "rich": {"report", "progress"},
+    "rich": {"report", "report_bench", "progress"},
     "typer": {"cli"},
     "jinja2": {"publish"},
 }

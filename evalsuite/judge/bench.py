@@ -5,7 +5,7 @@ another model or other recipes under the same names.
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -23,7 +23,9 @@ from evalsuite.records import (
     Joint,
     Manifest,
     Measurement,
+    ModelRef,
     Ratio,
+    Recipe,
     Workload,
 )
 
@@ -67,8 +69,8 @@ def _ratio(bench: Bench, sweep: tuple[Workload, ...], arm: str, quantity: Quanti
         made = ratio(bench, sweep[0], arm, quantity) if len(sweep) == 1 else best_ratio(bench, sweep, arm, quantity)
         if quantity.meter != "":
             return made
-        absent = () if "emulated_speed" in made.reasons or "kernel_unproven" in made.reasons else no_meter(bench)
-        # "interrupted" only says that no joule was found; why is known better.
+        row = next((row for row in bench.rows(sweep[0]) if row.arm == arm), None)
+        absent = no_meter(bench) if row is not None and row.kept else ()
         kept = [code for code in made.reasons if code != "no_meter"]
         made = made.model_copy(update={"meter": None, "reasons": tuple(dict.fromkeys([*kept, *absent]))})
     except NotComparableError:
@@ -106,8 +108,8 @@ def _point(bench: Bench, workload: Workload, arm: str) -> ArmPoint:
     )  # fmt: skip
 
 
-def _fraction(row: Measurement | None, reached: Interval | None) -> tuple[float | None, Literal["table", "measured"] | None]:
-    """Share of the limit, of the data sheet's peaks rather than of measured ones."""
+def _fraction(row: Measurement | None, reached: Interval | None) -> tuple[float | None, Any]:
+    """Share of the limit and which peaks it is made from: the data sheet's rather than measured ones."""
     roofs = sorted(row.rooflines, key=lambda roof: roof.peaks == "measured") if row else []
     if not roofs or reached is None:
         return None, None
@@ -147,10 +149,21 @@ def _check_same(bench: Bench, manifest: Manifest) -> None:
     answering = {arm.id: arm for arm in spec.arms}
     for arm in own.arms:
         other = answering.get(arm.id)
-        for what, a, b in () if other is None else (("model", arm.model, other.model),
-                                                    ("recipe", arm.recipe, other.recipe)):  # fmt: skip
-            if a != b:
-                raise NotComparableError(
-                    f"Arm '{arm.id}' has the {what} {a.id} in bench {bench.bench_id} and {b.id} in run "
-                    f"{manifest.run_id}, or other settings of it. Join a run of the same arms."
-                )
+        if other is not None and not (_same_model(arm.model, other.model) and _same_recipe(arm.recipe, other.recipe)):
+            raise NotComparableError(
+                f"Arm '{arm.id}' is {arm.model.id} in {arm.recipe.id} in bench {bench.bench_id}, and "
+                f"{other.model.id} in {other.recipe.id} in run {manifest.run_id}, or differs in revision or details. "
+                "Join a run of the same arms."
+            )
+
+
+def _same_model(one: ModelRef, two: ModelRef) -> bool:
+    """Same name, and nothing that both know differs."""
+    facts = ((one.revision, two.revision), (one.weights_sha256, two.weights_sha256))
+    return one.id == two.id and all(a == b for a, b in facts if a is not None and b is not None)
+
+
+def _same_recipe(one: Recipe, two: Recipe) -> bool:
+    """Equal; `as-shipped` is also what its tensors made of it, `as-shipped: ...`."""
+    names = [recipe.id.split(":")[0] for recipe in (one, two)]
+    return one == two or (names[0] == names[1] and one.id != two.id)

@@ -98,8 +98,7 @@ def series(row: Measurement | None, quantity: Quantity) -> Series:
 def _why_nothing(row: Measurement) -> tuple[str, ...]:
     """Reasons of an arm without a window that counts."""
     if not row.speed_valid:
-        unproven = row.realised is not None and row.realised.execution == "native-unproven"
-        return tuple(dict.fromkeys([*row.reasons, "kernel_unproven" if unproven else "emulated_speed"]))
+        return row.reasons if taken(row.reasons) else (*row.reasons, "emulated_speed")
     voided = [code for window in row.windows for code in window.reasons]
     return tuple(dict.fromkeys([*row.reasons, *taken(voided)])) or ("interrupted",)
 

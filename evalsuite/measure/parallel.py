@@ -1,4 +1,4 @@
-"""The same workload on 1, 2, 4, ... devices: data parallel over processes, with torch's collectives between them.
+"""The same workload on several devices: data parallel over processes, with torch's collectives between them.
 
 Each worker process is a device: it holds every arm, takes its share of the batch's rows, and after each step gathers
 the tokens of all (as a data-parallel server does to stay in step). The time inside the collectives is counted, so that
