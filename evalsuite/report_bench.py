@@ -32,7 +32,7 @@ def bench_view(bench: Bench, judgement: BenchJudgement) -> RenderableType:
     parts: list[RenderableType] = [Text(head, "bold")]
     for workload in bench.workloads:
         title = f"\n{workload.key}  batch {workload.batch}, {workload.input_tokens} in, {workload.output_tokens} out"
-        parts += [Text(title, "bold"), _points(bench, judgement, workload)]
+        parts += [Text(title, "bold"), _points(bench, judgement, workload), *_no_energy(judgement, workload)]
         own = [r for r in judgement.ratios if r.workload == workload]
         parts += [Text(ratio.sentence) for ratio in _worth_saying(bench, own)]
     best = [r for r in judgement.ratios if r.workload.comparison == "best_config"]
@@ -52,7 +52,8 @@ def _table(*names: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in names:
         words = name.startswith(" ")
-        table.add_column(name.strip(), justify="left" if words else "right", header_style="dim", no_wrap=not words)
+        side = "left" if words else "right"
+        table.add_column(name.strip(), justify=side, header_style="dim", no_wrap=bool(name.strip()))
     return table
 
 
@@ -80,17 +81,26 @@ def _point(point: ArmPoint, ratio: Ratio | None) -> tuple[str, ...]:
 
 
 def _energy(point: ArmPoint) -> str:
-    """Every meter's joules a token, or why there are none."""
+    """Every meter's joules a token; why there are none stands below the table."""
     if point.j_per_token:
         named = len(point.j_per_token) > 1
         return "; ".join((f"{m}: " if named else "") + _of(value) for m, value in point.j_per_token.items())
-    taken = [code for code in point.energy_reasons if code not in WARNINGS]
-    return f"—  (no meter: {', '.join(taken)})" if taken else "—"
+    return "—"
+
+
+def _no_energy(judgement: BenchJudgement, workload: Workload) -> list[Text]:
+    """A line that says why no arm has joules."""
+    own = [point for point in judgement.points if point.workload == workload and point.tokens_per_s is not None]
+    if not own or any(point.j_per_token for point in own):
+        return []
+    codes = dict.fromkeys(code for point in own for code in point.energy_reasons if code not in WARNINGS)
+    return [Text(f"energy: — (no meter: {', '.join(codes)})")] if codes else []
 
 
 def _codes(point: ArmPoint, ratio: Ratio | None) -> list[str]:
     """Codes of the point and of its ratio, without what other cells say; voided windows are counted."""
-    codes = dict.fromkeys([*point.reasons, *(() if ratio is None else ratio.reasons)])
+    beside = () if ratio is None or point.tokens_per_s is None else ratio.reasons
+    codes = dict.fromkeys([*point.reasons, *beside])
     codes.pop("emulated_speed", None)
     return [*codes, *([f"{point.voided} voided"] if point.voided else [])]
 

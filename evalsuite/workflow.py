@@ -13,8 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.errors import CannotRunError, RefusedError, UsageError
-from evalsuite.records import Bench, BenchSpec, Judgement, Manifest, Mode, RunSpec, SuiteDecision, SuitePlan
+from evalsuite.errors import CannotRunError, NotComparableError, RefusedError, UsageError
+from evalsuite.records import (
+    Bench,
+    BenchJudgement,
+    BenchSpec,
+    Judgement,
+    Manifest,
+    Mode,
+    RunSpec,
+    SuiteDecision,
+    SuitePlan,
+)
 from evalsuite.store import Store, StoredRun, read_manifest, save_bench, save_trace
 
 if TYPE_CHECKING:
@@ -247,6 +257,22 @@ def bench(spec: BenchSpec, options: BenchOptions | None = None) -> Bench:
         reporter=options.reporter or Quiet(), meters=options.meters, lengths=lengths, command=options.command,
         stop=lambda: options.interrupted() or (deadline is not None and time.monotonic() >= deadline),
     ))  # fmt: skip
+
+
+def judge_bench(made: Bench, results: Path) -> BenchJudgement:
+    """Everything concluded from a bench, joined with the answers of the newest run of its suite and model."""
+    from evalsuite.judge import judge_bench as judged
+    from evalsuite.judge.bench import ANSWER_COLUMNS, Answered
+
+    for stored in reversed(Store(results).runs()):
+        spec = stored.manifest.spec
+        if (spec.name, spec.model.weights_sha256) != (made.spec.suite, made.spec.model.weights_sha256):
+            continue
+        try:
+            return judged(made, Answered(stored.manifest, stored.samples(list(ANSWER_COLUMNS))))
+        except NotComparableError:
+            continue  # an arm of that name was another recipe then
+    return judged(made)
 
 
 def _lengths(spec: BenchSpec, results: Path) -> tuple[str | None, tuple[tuple[int, int], ...]]:

@@ -261,7 +261,7 @@ def test_energy_that_does_not_count_is_left_out_of_a_leaderboard_and_speed_stays
 
 def test_warnings_take_nothing_away_and_lost_rounds_are_counted():
     warned = spoilt(reasons=("power_capped",))
-    lost = measurement(WHOLE, "bf16", windows=(*warned.windows[:2], window(WHOLE, "bf16", 2, reasons=("preempted",))))
+    lost = measurement(WHOLE, "bf16", windows=(*warned.windows[:2], window(WHOLE, "bf16", 2, reasons=("clock_step",))))
     whole, less = (next(csv.DictReader(io.StringIO(EXPORTS["csv"](bench(row)).text))) for row in (warned, lost))
 
     assert (whole["rounds"], float(whole["tokens_per_s"])) == ("3", pytest.approx(1000.0))

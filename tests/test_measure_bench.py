@@ -268,5 +268,6 @@ def test_a_bench_prints_its_document_as_json(tmp_path: Path, tiny_model: Path):
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["schema_version"] == 1
-    assert made["benches"][0]["status"] == "done"
+    assert made["benches"][0]["bench"]["status"] == "done"
+    assert made["benches"][0]["judgement"]["points"]
     assert RefusedError.exit_code == 5

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,7 +62,7 @@ def bench(
                 reporter=BenchProgress(quiet=as_json), command=shlex.join(["evalsuite", *sys.argv[1:]]),
             )  # fmt: skip
             made.append(workflow.bench(spec, options))
-    _finish(made, as_json=as_json)
+    _finish(made, results, as_json=as_json)
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:
@@ -83,12 +84,20 @@ def _endpoints(pairs: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _finish(made: "list[Bench]", *, as_json: bool) -> None:
+def _finish(made: "list[Bench]", results: Path, *, as_json: bool) -> None:
+    from evalsuite import workflow
+    from evalsuite.report import print_view
+    from evalsuite.report_bench import bench_view
+
+    judged = [workflow.judge_bench(one, results) for one in made]
     if as_json:
-        common.print_json({"benches": [one.model_dump(mode="json") for one in made]})
+        pairs = [{"bench": one.model_dump(mode="json"), "judgement": told.model_dump(mode="json")}
+                 for one, told in zip(made, judged, strict=True)]  # fmt: skip
+        common.print_json({"benches": pairs})
     else:
-        for one in made:
-            typer.echo(one.bench_id)
+        for one, told in zip(made, judged, strict=True):
+            print_view(bench_view(one, told))
+            typer.echo(f"\nraw     {results / one.bench_id / 'bench.json'}")
     states = {one.status for one in made}
     if "interrupted" in states:
         raise typer.Exit(130)

@@ -29,6 +29,9 @@ from evalsuite.records import (
     Workload,
 )
 
+ANSWER_COLUMNS = ("task", "item_hash", "repeat", "arm", "mode", "correct", "truncated", "n_output_tokens", "cluster")
+"""Columns of the samples that costs of answers are made from."""
+
 
 class Answered(NamedTuple):
     """A run whose answers are joined with the bench."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from evalsuite.judge import words
-from evalsuite.judge.effects import Effect, apart
+from evalsuite.judge.effects import Effect, apart, excludes_none
 from evalsuite.judge.rounds import (
     SPEED,
     Quantity,
@@ -20,6 +20,7 @@ from evalsuite.judge.rounds import (
     concluded,
     interval,
     level,
+    null_level,
     ratio,
     series,
 )
@@ -68,7 +69,7 @@ def best_ratio(bench: Bench, sweep: tuple[Workload, ...], arm: str, quantity: Qu
         check_comparable(one[1].metered, two[1].metered)
     again = best(bench, sweep, null, quantity)
     aa = None if again is None else apart(one[1].logs, again[1].logs)
-    failed = aa is not None and (float(aa.low) > 0 or float(aa.high) < 0)
+    failed = again is not None and excludes_none(apart(one[1].logs, again[1].logs, null_level(bench)))
     reasons = (*one[1].reasons, *two[1].reasons, *(["aa_failed"] if failed else []))
     metered = two[1].metered
     draft = Ratio(

@@ -22,7 +22,7 @@ SEED = 20_261_201
 
 
 class Effect(NamedTuple):
-    """A logarithm (or an array of them) with its 95 % interval."""
+    """A logarithm (or an array of them) with its interval, 95 % unless said otherwise."""
 
     value: FloatArray
     """Median."""
@@ -32,7 +32,7 @@ class Effect(NamedTuple):
     """Half-width of the t interval; infinite from one value."""
 
 
-def effect(y: FloatArray) -> Effect:
+def effect(y: FloatArray, level: float = LEVEL) -> Effect:
     """Median of `y` (..., n) over its last axis, with the t interval of the mean.
 
     The median is steady where one round went wrong, the t interval of the mean has the coverage it claims for as few
@@ -46,11 +46,16 @@ def effect(y: FloatArray) -> Effect:
     middle, mean = np.median(values, axis=-1), values.mean(axis=-1)
     half = np.full_like(mean, math.inf)
     if n > 1:
-        half = stdtrit(n - 1, (1 + LEVEL) / 2) * values.std(axis=-1, ddof=1) / math.sqrt(n)
+        half = stdtrit(n - 1, (1 + level) / 2) * values.std(axis=-1, ddof=1) / math.sqrt(n)
     return Effect(middle, np.minimum(mean - half, middle), np.maximum(mean + half, middle), half)
 
 
-def apart(one: FloatArray, two: FloatArray) -> Effect:
+def excludes_none(found: Effect) -> bool:
+    """Whether an interval of one logarithm excludes "no change"."""
+    return float(found.low) > 0 or float(found.high) < 0
+
+
+def apart(one: FloatArray, two: FloatArray, level: float = LEVEL) -> Effect:
     """`two` over `one`, rounds not paired (Welch): for points that were not measured in turn."""
     a, b = np.asarray(one, np.float64), np.asarray(two, np.float64)
     middle, mean = float(np.median(b) - np.median(a)), float(b.mean() - a.mean())
@@ -59,7 +64,7 @@ def apart(one: FloatArray, two: FloatArray) -> Effect:
         va, vb = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
         spread = va + vb
         df = spread**2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1)) if spread > 0 else 1.0
-        half = float(stdtrit(df, (1 + LEVEL) / 2)) * math.sqrt(spread)
+        half = float(stdtrit(df, (1 + level) / 2)) * math.sqrt(spread)
     ends = (min(mean - half, middle), max(mean + half, middle))
     return Effect(*(np.asarray(x, np.float64) for x in (middle, *ends, half)))
 

@@ -50,7 +50,7 @@ REASONS: dict[str, str] = {
     "power_capped": "The device ran at its power limit.",
     "clock_variation": "Median clocks of the arms differ by more than 3 %.",
     "drift": "Speed moved by more than 3 % over the rounds.",
-    "aa_failed": "The baseline against itself differs: the interval of the null arm excludes 1.",
+    "aa_failed": "The baseline against itself differs, at 5 % over all points of the bench together.",
     "not_steady": "The average batch was below 80 % of the largest.",
     "length_saturated": "More than 2 % of the answers ended at their budget.",
     "token_count_retokenised": "Tokens were counted by tokenising text anew, not by the engine.",
