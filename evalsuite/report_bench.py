@@ -52,8 +52,8 @@ def _table(*names: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in names:
         words = name.startswith(" ")
-        side = "left" if words else "right"
-        table.add_column(name.strip(), justify=side, header_style="dim", no_wrap=bool(name.strip()))
+        whole = bool(name.strip())
+        table.add_column(name.strip(), justify="left" if words else "right", header_style="dim", no_wrap=whole)
     return table
 
 

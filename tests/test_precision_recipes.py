@@ -54,7 +54,8 @@ def test_every_variant_of_the_specification_is_there():
     assert list(RECIPES) == [
         "bf16", "fp32", "fp8-e4m3", "fp8-ue8m0", "fp8-e4m3-row", "fp8-e4m3-tensor", "fp8-e4m3-tensor-static",
         "mxfp8-rceil", "mxfp8-floor", "mxfp8-even", "fp8-ue8m0-w128a32", "fp8-ue8m0-requant", "w8a16-e4m3",
-        "w8a16-ue8m0", "bf16-kv8", "fp8-e4m3-kv8", "fp8-ue8m0-kv8", "fp8-e5m2", "int8-row", "hif8", "mxfp4", "nvfp4",
+        "w8a16-ue8m0", "w8a16-int8", "bf16-kv8", "fp8-e4m3-kv8", "fp8-ue8m0-kv8", "fp8-e5m2", "int8-row", "hif8",
+        "mxfp4", "nvfp4",
     ]  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def test_every_variant_of_the_specification_is_there():
         ("fp8-ue8m0-requant", "fp8-ue8m0", {"weights_via"}),
         ("w8a16-e4m3", "fp8-e4m3", {"activations"}),
         ("w8a16-ue8m0", "fp8-ue8m0", {"activations"}),
+        ("w8a16-int8", "int8-row", {"activations"}),
         ("bf16-kv8", "bf16", {"kv_cache"}),
         ("fp8-e4m3-kv8", "fp8-e4m3", {"kv_cache"}),
         ("fp8-ue8m0-kv8", "fp8-ue8m0", {"kv_cache"}),

@@ -21,7 +21,7 @@ from evalsuite.groups import Size, cut
 from evalsuite.measure import host, roofline
 from evalsuite.measure.loads import DoesNotFitError, Load, Opened, Work
 from evalsuite.measure.prompts import Prompts
-from evalsuite.precision import devices, native
+from evalsuite.precision import devices, native, weight_only
 from evalsuite.records import Arm, Execution, Memory, ModelRef, Realised, Recipe, Workload
 
 
@@ -96,6 +96,8 @@ def emulated_because(recipe: Recipe) -> str | None:
     """Why a recipe has no native arithmetic on the device that models run on; None where it has."""
     if recipe.weights is None and recipe.kv_cache is None:
         return None
+    if devices.best() == "cpu" and weight_only.takes(recipe):
+        return weight_only.works()
     return native.cannot_run(recipe, devices.present(devices.best()))
 
 
@@ -105,8 +107,10 @@ def execution_of(realised: Realised) -> tuple[Execution, tuple[str, ...]]:
         return "emulated", ("emulated_speed",)
     if realised.execution == "native-unproven":
         return "emulated", ("kernel_unproven",)
-    # BF16 operands widened and multiplied in FP32: stored in one format, computed in another.
-    return ("native_mixed" if "accumulate" in realised.kernel else "native"), ()
+    # BF16 operands widened and multiplied in FP32, INT8 weights multiplied in BF16: stored in one format, computed in
+    # another.
+    mixed = "accumulate" in realised.kernel or weight_only.KERNEL in realised.kernel
+    return ("native_mixed" if mixed else "native"), ()
 
 
 def _memory_error(error: Exception) -> bool:

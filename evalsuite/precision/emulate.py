@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CannotRunError, UsageError, did_you_mean
+from evalsuite.precision import weight_only
 from evalsuite.precision.activity import LEVELS, Counts, Level
 from evalsuite.precision.coverage import Gemm, gemms, shares
 from evalsuite.precision.kv import Converted, quantised_cache
@@ -131,7 +132,8 @@ def apply(
             return
         device = next(model.parameters()).device
         native = _native_arm(recipe, execution, kernel or best_kernel(device), device)
-        arm = native or Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
+        whole = None if native else _weight_only_arm(recipe, execution, kernel or best_kernel(device), device)
+        arm = native or whole or Arm(recipe, gemm_mode, kernel or best_kernel(device), device)
         stack.callback(arm.clear)
         kv = None
         if runs.kv_cache is not None:
@@ -146,6 +148,8 @@ def apply(
         realised = realised.model_copy(update={"counts": totals, "module_counts": by_module})
         if native:
             realised = realised.model_copy(update=_proven(native))
+        if whole:
+            realised = realised.model_copy(update={"execution": "native", "gemm_mode": "none"})
         yield Applied(realised, arm.operands, arm.counts, arm, kv, native)
 
 
@@ -159,6 +163,8 @@ def _native_arm(
         return None
     if execution == "emulated" or not any((recipe.weights, recipe.activations, recipe.kv_cache)):
         return None
+    if isinstance(execution, str) and device.type == "cpu" and weight_only.takes(recipe):
+        return None  # a kernel of the processor's own, and no scaled product
     from evalsuite.precision import devices
     from evalsuite.precision.native import NativeArm, cannot_run
 
@@ -170,6 +176,17 @@ def _native_arm(
                              f"{'no adapter knows that' if chip is None else 'the device asked for is ' + chip.name}. "
                              "Run it with execution 'emulated'.")  # fmt: skip
     return NativeArm(recipe, chip, kernel)
+
+
+def _weight_only_arm(
+    recipe: Recipe | Shipped, execution: "str | Device", kernel: Kernel, device: torch.device
+) -> "weight_only.WeightOnlyArm | None":
+    """The arm of INT8 weights on a processor, where the recipe is of that kind and its kernel is wanted and there."""
+    if isinstance(recipe, Shipped) or execution not in ("native", "auto") or not weight_only.takes(recipe):
+        return None
+    if device.type != "cpu" or (execution == "auto" and weight_only.works() is not None):
+        return None
+    return weight_only.arm(recipe, kernel, device)
 
 
 def _proven(arm: "NativeArm") -> dict[str, object]:

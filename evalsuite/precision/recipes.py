@@ -93,6 +93,8 @@ RECIPES: dict[str, Recipe] = {
     # Weights only, activations in BF16: what transformers runs, without saying so, where there is no FP8 hardware.
     "w8a16-e4m3": Recipe(id="w8a16-e4m3", label="E4M3 weights, FP32 scales, BF16 activations", weights=W128_FP32),
     "w8a16-ue8m0": Recipe(id="w8a16-ue8m0", label="E4M3 weights, UE8M0 scales, BF16 activations", weights=W128_UE8M0),
+    # INT8 weights alone: the 8-bit product that torch has a real kernel for on processors (`weight_only.py`).
+    "w8a16-int8": Recipe(id="w8a16-int8", label="INT8 weights per row, BF16 activations", weights=ROW_INT8),
     # KV cache in E4M3 with the constant scale 1 (vLLM's `kv_cache_dtype=fp8` without calibration), alone and on top.
     "bf16-kv8": Recipe(id="bf16-kv8", label="BF16, E4M3 KV cache", kv_cache=KV8),
     "fp8-e4m3-kv8": Recipe(
