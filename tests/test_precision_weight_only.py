@@ -11,6 +11,7 @@ from evalsuite.precision import apply, weight_only
 from evalsuite.precision.packing import sqnr_db
 from evalsuite.precision.recipes import RECIPES
 
+
 @pytest.fixture(scope="module")
 def model(tiny_model: Path):
     return load_master(tiny_model).eval().requires_grad_(False)
