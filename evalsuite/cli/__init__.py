@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "stress": checkpoints.stress,
     "publish": looking.publish,
     "list": looking.list_,
+    "doctor": looking.doctor,
     "import": importing.import_,
     "conformance": chips.conformance,
 }

@@ -95,7 +95,7 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._stop = False
         self._near: tuple[float, float] = (0.0, 0.0)
-        self._open = False
+        self._open, self._unknown_end = False, True
         self._demand_ns = 0
         self._mark = Mark.now()
         self._cpu_s = self._cpu_at_begin = 0.0
@@ -203,9 +203,10 @@ class Sampler:
                 idle_w=self.idle_w.get(info.id), limit_w=track.meter.limit_w, others_cpu=about.others_cpu,
                 aliasing=about.aliasing, clock_step=about.clock_step, minimum=about.minimum,
             )  # fmt: skip
+            if failed:
+                reasons.append(f"{info.id}: {failed[0]}")
+                continue
             try:
-                if failed:
-                    raise windows.NoEnergyError(failed[0])
                 energies.append(windows.energy(info, readings, edges, own))
             except windows.NoEnergyError as error:
                 reasons.append(f"{info.id}: {error.reason}")
@@ -254,15 +255,16 @@ class Sampler:
         return min(COUNTER_S, max(EDGE_S, before_end - now))
 
     def _read(self, track: _Track, whole: bool) -> None:
+        readings: list[Reading] = []
+        state: DeviceState | None = None
+        reason: str | None = None
         try:
             readings = track.meter.read()
             state = track.meter.state() if whole else None
         except MeterError as error:
-            readings, state, reason = [], None, error.reason
+            reason = error.reason
         except Exception:  # noqa: BLE001 - a vendor's library may raise anything, and no meter may stop a bench
-            readings, state, reason = [], None, "meter_failed"
-        else:
-            reason = None
+            reason = "meter_failed"
         now = time.perf_counter_ns()
         with self._wake:
             if reason is not None:
@@ -275,8 +277,6 @@ class Sampler:
 
     def _cpu(self) -> float:
         return self._cpu_s + sum(track.meter.cpu_s for track in self._tracks)
-
-    _unknown_end = True
 
 
 def _stepped(one: Mark, other: Mark) -> bool:

@@ -206,10 +206,7 @@ def energy(
     if about.minimum and seconds < info.min_window_s:
         raise NoEnergyError("window_too_short")
     counted, sampled = _by_device(info, readings, edges)
-    if counted:
-        found = _from_counter(info, counted, sampled, about)
-    else:
-        found = _from_power(info, sampled)
+    found = _from_counter(info, counted, sampled, about) if counted else _from_power(info, sampled)
     total = fsum(found["by_device_j"].values())
     power = total / seconds
     over = about.limit_w is not None and power > ABOVE_LIMIT * about.limit_w

@@ -87,8 +87,8 @@ def open_meter(setting: Setting, library: str = "amdsmi") -> Meter | MeterAbsent
         amdsmi = importlib.import_module(library)
         amdsmi.amdsmi_init()
     except (ImportError, OSError, KeyError, AttributeError) as error:
-        return _absent("no_meter", f"the package amdsmi cannot be used ({error or type(error).__name__}); it comes with "
-                       "ROCm: pip install /opt/rocm/share/amd_smi")  # fmt: skip
+        return _absent("no_meter", f"the package amdsmi cannot be used ({error or type(error).__name__}); it comes "
+                       "with ROCm: pip install /opt/rocm/share/amd_smi")  # fmt: skip
     except Exception as error:  # noqa: BLE001 - the library's own errors are known only once it is imported
         return _absent("no_meter", f"amdsmi_init: {error}")
     try:

@@ -7,7 +7,7 @@ recordings and in the tools' published source; `tests/meters/README.md` says whi
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from evalsuite.measure.meters import MeterError
@@ -149,8 +149,3 @@ def _some(found: Powers, text: str) -> Powers:
 
 def _excerpt(text: str) -> str:
     return " ".join(text.split())[:120] or "nothing"
-
-
-def devices(found: Powers) -> Iterator[str]:
-    """The devices of a reading."""
-    return (device for device, _ in found)
