@@ -18,10 +18,15 @@ FAST = Behaviour(tick_s=0.01)
 
 
 def window(sampler: Sampler, seconds: float = 0.5, hint: bool = True, **about: object) -> Found:
-    sampler.begin(seconds if hint else None)
-    start = time.perf_counter_ns()
-    time.sleep(seconds)
-    return sampler.end(start, time.perf_counter_ns(), **about)
+    for _ in range(6):
+        sampler.begin(seconds if hint else None)
+        start = time.perf_counter_ns()
+        time.sleep(seconds)
+        found = sampler.end(start, time.perf_counter_ns(), **about)
+        # Half a second has no time to lose: where other tests kept the thread from its processor, once more.
+        if "fake: window_too_short" not in found.reasons:
+            break
+    return found
 
 
 @pytest.mark.parametrize("hint", [True, False])
