@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalsuite.measure import windows
+from evalsuite.measure import states, windows
 from evalsuite.measure.meters import Reading
 from evalsuite.measure.meters.fake import Behaviour, FakeCounter, fake_info
 from evalsuite.measure.windows import Circumstances, NoEnergyError, energy, integral, ticks
@@ -299,10 +299,10 @@ def test_a_windows_state_is_the_spread_of_its_moments():
         return DeviceState(sm_mhz=(mhz,) * 3, temperature_c=(warm,) * 2, throttled_thermal=heat, throttled_power=power)
 
     moments = [moment(1000, 50, 0.0, 0.5), moment(1900, 60, 0.1, 0.5), moment(1800, 58, None, None)]
-    found = windows.state(moments)
+    found = states.over_window(moments)
 
     assert (found.sm_mhz, found.temperature_c) == ((1000, 1800, 1900), (50, 58))
     assert found.throttled_thermal == pytest.approx(0.05)
-    assert windows.state_reasons(found) == ("thermal_throttle", "power_capped")
-    assert windows.state([]) is None
-    assert windows.state_reasons(None) == ()
+    assert states.reasons(found) == ("thermal_throttle", "power_capped")
+    assert states.over_window([]) is None
+    assert states.reasons(None) == ()
