@@ -93,9 +93,9 @@ def test_a_flat_load_is_seen_right_with_a_quarter_of_the_time_and_a_modulated_on
     found = ticks(*windows._series(readings, "energy_j"), S, 6 * S)
 
     assert abs(found.power_w / 400 - 1) > 0.25  # why `aliasing_risk` exists
-    assert windows.aliasing_risk(busy=0.6, period_s=0.1)
-    assert not windows.aliasing_risk(busy=0.95, period_s=0.1)
-    assert not windows.aliasing_risk(busy=0.6, period_s=1.0)
+    assert states.aliasing_risk(busy=0.6, period_s=0.1)
+    assert not states.aliasing_risk(busy=0.95, period_s=0.1)
+    assert not states.aliasing_risk(busy=0.6, period_s=1.0)
 
 
 @pytest.mark.parametrize(

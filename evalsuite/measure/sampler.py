@@ -149,7 +149,7 @@ class Sampler:
             start_ns: the window's exact edge, `time.perf_counter_ns()`, not before `begin`.
             end_ns: the other edge, not in the future.
             others_cpu: share of all processors that other processes used (`shared_host` above 5 %).
-            aliasing_risk: see `windows.aliasing_risk`.
+            aliasing_risk: see `states.aliasing_risk`.
         """
         mark = Mark.now()
         if not self._tracks:

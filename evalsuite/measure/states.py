@@ -1,4 +1,4 @@
-"""Clocks, temperature and throttling of a window, from what meters say of its moments."""
+"""Clocks, temperature and throttling of a window, from what meters say of its moments; when a load may fool a sensor."""
 
 from collections.abc import Sequence
 
@@ -39,3 +39,13 @@ def reasons(found: DeviceState | None) -> tuple[str, ...]:
         return ()
     hot = ("thermal_throttle",) if (found.throttled_thermal or 0) > THROTTLED else ()
     return hot + (("power_capped",) if (found.throttled_power or 0) > THROTTLED else ())
+
+
+def aliasing_risk(busy: float, period_s: float) -> bool:
+    """Whether a sensor that looks a quarter of the time may see the wrong quarter.
+
+    Args:
+        busy: share of the time that the device computes (kernel time of a profile).
+        period_s: of one step of the load.
+    """
+    return busy < 0.9 and 0.02 <= period_s <= 0.5

@@ -94,7 +94,7 @@ class Circumstances:
     others_cpu: float | None = None
     """Share of all processors that other processes used."""
     aliasing: bool = False
-    """See `aliasing_risk`."""
+    """See `states.aliasing_risk`."""
     clock_step: bool = False
     """The wall clock was set during the window."""
     minimum: bool = True
@@ -293,13 +293,3 @@ def disagreeing(energies: Sequence[Energy]) -> set[str]:
         if one.scope == other.scope and apart:
             found |= {one.meter, other.meter}
     return found
-
-
-def aliasing_risk(busy: float, period_s: float) -> bool:
-    """Whether a sensor that looks a quarter of the time may see the wrong quarter.
-
-    Args:
-        busy: share of the time that the device computes (kernel time of a profile).
-        period_s: of one step of the load.
-    """
-    return busy < 0.9 and 0.02 <= period_s <= 0.5
