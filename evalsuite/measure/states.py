@@ -1,4 +1,4 @@
-"""Clocks, temperature and throttling of a window, from what meters say of its moments; when a load may fool a sensor."""
+"""Clocks, temperature and throttling of a window, from what meters say of its moments; the risk of aliasing."""
 
 from collections.abc import Sequence
 
