@@ -16,7 +16,7 @@ def facts() -> dict[str, Any]:
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "accelerator": None if accelerator is None else accelerator.type,
@@ -47,7 +47,17 @@ def _product(accelerator: Any) -> str | None:
     return None if named is None else str(named())
 
 
-def _processor() -> str | None:
+def available_bytes() -> int | None:
+    """Memory that programs may still take; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def processor() -> str | None:
+    """The processor's name; None where unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

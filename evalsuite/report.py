@@ -25,6 +25,7 @@ WIDTH = 130
 FLAGS = {"DEGRADED": "degraded", "NO_SIGNAL": "near chance", "UNDERPOWERED": "too few items", "CEILING": "at ceiling"}
 """Flags as the table says them."""
 MARKS = {"SAFE": "✔", "UNSAFE": "✖", "INCONCLUSIVE": "◐", "INVALID": "⚠"}
+HEALTH = {"good": "✔", "note": "◐", "problem": "✖"}
 
 
 def judgement_view(manifest: Manifest, judgement: Judgement) -> RenderableType:
@@ -199,8 +200,22 @@ def rows_view(rows: list[dict[str, Any]]) -> RenderableType:
     for key in rows[0]:
         table.add_column(key, header_style="dim", overflow="fold")
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+        table.add_row(*(Text("-" if value is None else str(value)) for value in row.values()))
     return table
+
+
+def doctor_view(checks: list[Any]) -> RenderableType:
+    """What the doctor found: a line a part, what to do below it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+    for check in checks:
+        style = {"good": "", "note": "yellow", "problem": "bold red"}[check.state]
+        table.add_row(HEALTH[check.state], Text(check.name, "dim"), Text(check.says, style, overflow="fold"))
+        if check.do is not None:
+            table.add_row("", "", Text(f"→ {check.do}", "dim", overflow="fold"))
+    problems = sum(check.state == "problem" for check in checks)
+    ready = "a run is possible: evalsuite run reference"
+    said = f"{problems} to mend before a run is possible" if problems else ready
+    return Group(table, Text(f"\n{said}", "bold"))
 
 
 def _recipes(_: Path) -> list[dict[str, Any]]:
@@ -240,8 +255,14 @@ def _runs(results: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _meters(_: Path) -> list[dict[str, Any]]:
+    from evalsuite.measure import meters
+
+    return meters.rows()
+
+
 LISTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    "recipes": _recipes, "tasks": _tasks, "suites": _suites, "engines": _engines, "runs": _runs,
+    "recipes": _recipes, "tasks": _tasks, "suites": _suites, "engines": _engines, "meters": _meters, "runs": _runs,
 }  # fmt: skip
 
 

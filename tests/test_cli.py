@@ -14,7 +14,8 @@ from evalsuite.cli import app, main
 from evalsuite.records import VERDICT_EXIT
 
 VERBS = [
-    "run", "plan", "bench", "verdict", "show", "quantize", "stress", "publish", "list", "import", "export", "conformance",
+    "run", "plan", "bench", "verdict", "show", "quantize", "stress", "publish", "list", "doctor", "import", "export",
+    "conformance",
 ]  # fmt: skip
 
 
@@ -102,7 +103,7 @@ def test_show_follows_one_item_through_the_arms(results: Path):
     assert len(json.loads(data.stdout)["samples"]) == (samples["item_id"] == item).sum()
 
 
-@pytest.mark.parametrize("what", ["recipes", "tasks", "suites", "engines", "runs"])
+@pytest.mark.parametrize("what", ["recipes", "tasks", "suites", "engines", "meters", "runs"])
 def test_lists_are_tables_and_json(what: str, results: Path):
     assert evalsuite("list", what, "--results", results).returncode == 0
     assert json.loads(evalsuite("list", what, "--results", results, "--json").stdout)[what]

@@ -25,6 +25,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "stress": checkpoints.stress,
     "publish": looking.publish,
     "list": looking.list_,
+    "doctor": looking.doctor,
     "import": importing.import_,
     "export": speeds.export,
     "conformance": chips.conformance,

@@ -1,4 +1,4 @@
-"""`verdict`, `show`, `publish`, `list`: look at what is stored; none of these needs torch."""
+"""`verdict`, `show`, `publish`, `list`, `doctor`: look at what is stored and what is here; none needs torch."""
 
 import difflib
 import json
@@ -77,7 +77,7 @@ def publish(
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="recipes|tasks|suites|engines|runs")],
+    what: Annotated[str, typer.Argument(metavar="recipes|tasks|suites|engines|meters|runs")],
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,
 ) -> None:
@@ -93,3 +93,23 @@ def list_(
         common.print_json({what: rows})
         return
     report.print_view(report.rows_view(rows))
+
+
+def doctor(results: Results = DEFAULT_RESULTS, as_json: AsJson = False) -> None:
+    """Look at everything a run or a bench needs, and say what to do where something is missing."""
+    common.answer_in_json(as_json)
+    from evalsuite import doctor as checking
+
+    checks = checking.look(results)
+    possible = checking.possible(checks)
+    if as_json:
+        from evalsuite.report import LISTS
+
+        common.print_json({"possible": possible, "checks": [check.model_dump() for check in checks],
+                           "meters": LISTS["meters"](results)})  # fmt: skip
+    else:
+        from evalsuite.report import doctor_view, print_view
+
+        print_view(doctor_view(checks))
+    if not possible:
+        raise typer.Exit(3)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from evalsuite.measure import windows
+from evalsuite.measure import states, windows
 from evalsuite.measure.meters import Meter, MeterError, Reading
 from evalsuite.records import DeviceState, Energy
 
@@ -30,6 +30,8 @@ NEAR_S = 0.15
 """What is near an edge."""
 PATIENCE_S = 3.0
 """How long `end` waits for a slow meter's first reading behind the window."""
+BEFORE_NS, LATE_NS = 20 * 10**9, 5 * 10**9
+"""How long before a window its readings begin, and how much out of order a meter's readings may come."""
 STEP_S, SLEW = 0.02, 5e-4
 """Wall and monotonic clock may part by this, and by this share of the window (NTP turns a clock by 500 ppm)."""
 
@@ -73,17 +75,21 @@ class _Track:
     counts: bool = True
     """Whether it has an energy counter; found at its first reading."""
 
+    def since(self, t_ns: int) -> list[Reading]:
+        """Readings from *t_ns* on, in their order; what lies long before is not searched."""
+        found = []
+        for reading in reversed(self.readings):
+            if reading.t_ns < t_ns - LATE_NS:
+                break
+            if reading.t_ns >= t_ns:
+                found.append(reading)
+        return found[::-1]
+
     def reached(self, t_ns: int) -> bool:
         """Whether each device was read at or after *t_ns*, or the meter failed since."""
         if self.errors and self.errors[-1][0] >= t_ns:
             return True
-        waiting = set(self.meter.info.devices)
-        for reading in reversed(self.readings):
-            if reading.t_ns < t_ns - int(60e9) or not waiting:
-                break
-            if reading.t_ns >= t_ns:
-                waiting.discard(reading.device)
-        return not waiting
+        return set(self.meter.info.devices) <= {reading.device for reading in self.since(t_ns)}
 
 
 class Sampler:
@@ -95,7 +101,7 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._stop = False
         self._near: tuple[float, float] = (0.0, 0.0)
-        self._open = False
+        self._open, self._unknown_end = False, True
         self._demand_ns = 0
         self._mark = Mark.now()
         self._cpu_s = self._cpu_at_begin = 0.0
@@ -143,7 +149,7 @@ class Sampler:
             start_ns: the window's exact edge, `time.perf_counter_ns()`, not before `begin`.
             end_ns: the other edge, not in the future.
             others_cpu: share of all processors that other processes used (`shared_host` above 5 %).
-            aliasing_risk: see `windows.aliasing_risk`.
+            aliasing_risk: see `states.aliasing_risk`.
         """
         mark = Mark.now()
         if not self._tracks:
@@ -157,11 +163,12 @@ class Sampler:
         energies, reasons = self._energies((start_ns, end_ns), about)
         apart = windows.disagreeing(energies)
         reasons += [f"{meter}: meters_disagree" for meter in sorted(apart)]
-        states = [one for track in self._tracks for t, one in track.states if start_ns <= t <= end_ns]
-        device = windows.state(states)
+        with self._wake:
+            moments = [one for track in self._tracks for t, one in track.states if start_ns <= t <= end_ns]
+        device = states.over_window(moments)
         return Found(
             energy=tuple(one for one in energies if one.meter not in apart), reasons=tuple(reasons), device=device,
-            state_reasons=windows.state_reasons(device), sampler_cpu_s=cpu, marks=(self._mark, mark),
+            state_reasons=states.reasons(device), sampler_cpu_s=cpu, marks=(self._mark, mark),
         )  # fmt: skip
 
     def idle(self, seconds: float) -> dict[str, float]:
@@ -193,19 +200,19 @@ class Sampler:
     def _energies(self, edges: tuple[int, int], about: windows.Circumstances) -> tuple[list[Energy], list[str]]:
         energies: list[Energy] = []
         reasons: list[str] = []
-        margin = int(20e9)  # slow meters bracket a window from afar
         for track in self._tracks:
             info = track.meter.info
             with self._wake:
-                readings = [one for one in track.readings if edges[0] - margin <= one.t_ns <= edges[1] + margin]
+                readings = track.since(edges[0] - BEFORE_NS)
                 failed = [reason for t, reason in track.errors if edges[0] <= t <= edges[1]]
             own = windows.Circumstances(
                 idle_w=self.idle_w.get(info.id), limit_w=track.meter.limit_w, others_cpu=about.others_cpu,
                 aliasing=about.aliasing, clock_step=about.clock_step, minimum=about.minimum,
             )  # fmt: skip
+            if failed:
+                reasons.append(f"{info.id}: {failed[0]}")
+                continue
             try:
-                if failed:
-                    raise windows.NoEnergyError(failed[0])
                 energies.append(windows.energy(info, readings, edges, own))
             except windows.NoEnergyError as error:
                 reasons.append(f"{info.id}: {error.reason}")
@@ -254,15 +261,16 @@ class Sampler:
         return min(COUNTER_S, max(EDGE_S, before_end - now))
 
     def _read(self, track: _Track, whole: bool) -> None:
+        readings: list[Reading] = []
+        state: DeviceState | None = None
+        reason: str | None = None
         try:
             readings = track.meter.read()
             state = track.meter.state() if whole else None
         except MeterError as error:
-            readings, state, reason = [], None, error.reason
+            reason = error.reason
         except Exception:  # noqa: BLE001 - a vendor's library may raise anything, and no meter may stop a bench
-            readings, state, reason = [], None, "meter_failed"
-        else:
-            reason = None
+            reason = "meter_failed"
         now = time.perf_counter_ns()
         with self._wake:
             if reason is not None:
@@ -275,8 +283,6 @@ class Sampler:
 
     def _cpu(self) -> float:
         return self._cpu_s + sum(track.meter.cpu_s for track in self._tracks)
-
-    _unknown_end = True
 
 
 def _stepped(one: Mark, other: Mark) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalsuite.measure.meters import Reading
-from evalsuite.records import DeviceState, Energy, MeterInfo, Quality
+from evalsuite.records import Energy, MeterInfo, Quality
 
 LEAST_TICKS = {"gpu_board": 100, "gpu_module": 100, "npu_chip": 100}
 """Ticks of a valid window by scope; the others tick a thousand times a second and need `FEW_TICKS`."""
@@ -34,7 +34,6 @@ NOMINAL_HZ = 5.0
 """Sampled power below this rate is L1."""
 AGREE = 0.05
 """Counter and integral, or two meters of one scope, may differ by this."""
-THROTTLED = 0.01
 ABOVE_LIMIT, BELOW_IDLE = 1.1, 0.95
 """Plausible mean power; a load cannot take less than nothing, but two means of 30 s and 10 s differ a little."""
 OTHERS = 0.05
@@ -95,7 +94,7 @@ class Circumstances:
     others_cpu: float | None = None
     """Share of all processors that other processes used."""
     aliasing: bool = False
-    """See `aliasing_risk`."""
+    """See `states.aliasing_risk`."""
     clock_step: bool = False
     """The wall clock was set during the window."""
     minimum: bool = True
@@ -206,10 +205,7 @@ def energy(
     if about.minimum and seconds < info.min_window_s:
         raise NoEnergyError("window_too_short")
     counted, sampled = _by_device(info, readings, edges)
-    if counted:
-        found = _from_counter(info, counted, sampled, about)
-    else:
-        found = _from_power(info, sampled)
+    found = _from_counter(info, counted, sampled, about) if counted else _from_power(info, sampled)
     total = fsum(found["by_device_j"].values())
     power = total / seconds
     over = about.limit_w is not None and power > ABOVE_LIMIT * about.limit_w
@@ -297,44 +293,3 @@ def disagreeing(energies: Sequence[Energy]) -> set[str]:
         if one.scope == other.scope and apart:
             found |= {one.meter, other.meter}
     return found
-
-
-def aliasing_risk(busy: float, period_s: float) -> bool:
-    """Whether a sensor that looks a quarter of the time may see the wrong quarter.
-
-    Args:
-        busy: share of the time that the device computes (kernel time of a profile).
-        period_s: of one step of the load.
-    """
-    return busy < 0.9 and 0.02 <= period_s <= 0.5
-
-
-def state(samples: Sequence[DeviceState]) -> DeviceState | None:
-    """A window's state from states of its moments, evenly spaced; None without any."""
-    if not samples:
-        return None
-
-    def spread(values: list[tuple[float, float, float]]) -> tuple[float, float, float] | None:
-        if not values:
-            return None
-        return (min(v[0] for v in values), float(np.median([v[1] for v in values])), max(v[2] for v in values))
-
-    def mean(values: list[float]) -> float | None:
-        return float(np.mean(values)) if values else None
-
-    warm = [one.temperature_c for one in samples if one.temperature_c is not None]
-    return DeviceState(
-        sm_mhz=spread([one.sm_mhz for one in samples if one.sm_mhz is not None]),
-        memory_mhz=spread([one.memory_mhz for one in samples if one.memory_mhz is not None]),
-        temperature_c=(warm[0][0], warm[-1][1]) if warm else None,
-        throttled_power=mean([one.throttled_power for one in samples if one.throttled_power is not None]),
-        throttled_thermal=mean([one.throttled_thermal for one in samples if one.throttled_thermal is not None]),
-    )
-
-
-def state_reasons(found: DeviceState | None) -> tuple[str, ...]:
-    """Codes that a window's state gives: slowed by heat takes its numbers away, slowed by the power limit is said."""
-    if found is None:
-        return ()
-    hot = ("thermal_throttle",) if (found.throttled_thermal or 0) > THROTTLED else ()
-    return hot + (("power_capped",) if (found.throttled_power or 0) > THROTTLED else ())

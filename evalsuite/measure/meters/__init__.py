@@ -192,7 +192,8 @@ def rows(setting: Setting | None = None) -> list[dict[str, Any]]:
         meter = opener(setting)
         if isinstance(meter, MeterAbsent):
             found.append({"meter": name, "state": "absent", "scope": None, "method": None, "quality": None,
-                          "devices": None, "verified": None, "reason": meter.reason, "detail": meter.detail})  # fmt: skip
+                          "devices": None, "verified": None, "reason": meter.reason,
+                          "detail": meter.detail})  # fmt: skip
             continue
         info = meter.info
         meter.close()

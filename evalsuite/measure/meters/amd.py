@@ -5,8 +5,9 @@ a frozen counter here, and one that runs backward a reset: known faults of this 
 """
 
 import importlib
+import sys
 import time
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,11 +85,13 @@ def power(said: dict[str, Any]) -> float | None:
 def open_meter(setting: Setting, library: str = "amdsmi") -> Meter | MeterAbsent:
     """The meter of the boards that compute (`setting.devices`, else all)."""
     try:
-        amdsmi = importlib.import_module(library)
+        # Without the driver's library the package prints so on stdout, where a verb's JSON belongs.
+        with redirect_stdout(sys.stderr):
+            amdsmi = importlib.import_module(library)
         amdsmi.amdsmi_init()
     except (ImportError, OSError, KeyError, AttributeError) as error:
-        return _absent("no_meter", f"the package amdsmi cannot be used ({error or type(error).__name__}); it comes with "
-                       "ROCm: pip install /opt/rocm/share/amd_smi")  # fmt: skip
+        return _absent("no_meter", f"the package amdsmi cannot be used ({error or type(error).__name__}); it comes "
+                       "with ROCm: pip install /opt/rocm/share/amd_smi")  # fmt: skip
     except Exception as error:  # noqa: BLE001 - the library's own errors are known only once it is imported
         return _absent("no_meter", f"amdsmi_init: {error}")
     try:

@@ -5,8 +5,8 @@ for any other device whose tool a suite names:
       my_meter: {command: "my-tool --power", pattern: 'Power: ([0-9.]+)', unit: W, scope: gpu_board}
 
 A command takes 50 to 500 ms, so it runs in a thread of its own and keeps nobody waiting; its processor time is counted
-(`cpu_s`). One command at a time, two a second at most, is short of the five samples a second of L2: such windows are L1,
-fit to be looked at and never ranked. They last a minute at least.
+(`cpu_s`). One command at a time, two a second at most, is short of the five samples a second of L2: such windows are
+L1, fit to be looked at and never ranked. They last a minute at least.
 """
 
 import os
@@ -40,7 +40,18 @@ class Command:
     scope: Scope
     method: str
     period_s: float = PERIOD_S
-    note: str | None = None
+    each: tuple[str, ...] = ()
+    """Run once for each of these, with it in place of `{}`; devices are then called `EACH/DEVICE`."""
+
+    def read(self) -> tuple[parsers.Powers, float]:
+        """Run the tool: devices and watts, and the processor time it took in seconds; MeterError if it fails."""
+        powers: parsers.Powers = []
+        cpu_s = 0.0
+        for one in self.each or ("",):
+            text, took = output(tuple(part.replace("{}", one) if self.each else part for part in self.command))
+            cpu_s += took
+            powers += [(f"{one}/{device}" if self.each else device, watts) for device, watts in self.parse(text)]
+        return powers, cpu_s
 
 
 KNOWN: dict[str, Command] = {
@@ -81,10 +92,10 @@ class CommandPower:
         while not self._stop.is_set():
             began = time.perf_counter_ns()
             try:
-                text, cpu_s = output(self._command.command)
+                powers, cpu_s = self._command.read()
                 # The tool looked somewhere between its start and its end.
                 at = (began + time.perf_counter_ns()) // 2
-                readings = [Reading(device, at, power_w=watts) for device, watts in self._command.parse(text)]
+                readings = [Reading(device, at, power_w=watts) for device, watts in powers]
                 with self._lock:
                     self._said += readings
                     self.cpu_s += cpu_s
@@ -141,13 +152,12 @@ def open_command(command: Command) -> Meter | MeterAbsent:
     if shutil.which(command.command[0]) is None:
         return MeterAbsent(id=command.id, reason="no_meter", detail=f"no program '{command.command[0]}' in PATH.")
     try:
-        text, _ = output(command.command)
-        devices = tuple(parsers.devices(command.parse(text)))
+        powers, _ = command.read()
     except MeterError as error:
         return MeterAbsent(id=command.id, reason=error.reason, detail=error.detail)
     info = MeterInfo(
-        id=command.id, scope=command.scope, method=command.method, quality="L2", devices=devices,
-        min_window_s=MIN_WINDOW_S, verified_on_hardware=False, note=command.note,
+        id=command.id, scope=command.scope, method=command.method, quality="L1",
+        devices=tuple(device for device, _ in powers), min_window_s=MIN_WINDOW_S, verified_on_hardware=False,
     )  # fmt: skip
     return CommandPower(command, info)
 

@@ -11,7 +11,6 @@ A board's counter cannot be divided: no energy of a MIG slice, and none while an
 import importlib
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +34,12 @@ CODES = {
     "FUNCTION_NOT_FOUND": "not_supported", "NO_PERMISSION": "not_supported",
 }  # fmt: skip
 """NVML's errors (`NVML_ERROR_...`) as our codes; all others are `meter_failed`."""
-POLICIES = ("NVML_FI_DEV_PERF_POLICY_POWER", "NVML_FI_DEV_PERF_POLICY_THERMAL")
-"""Fields that count the nanoseconds for which a policy held the clocks down."""
+POWER_INSTANT, GPU, MODULE = 186, 0, 1
+"""`NVML_FI_DEV_POWER_INSTANT`, `NVML_POWER_SCOPE_GPU`, `_MODULE`: older packages lack the names, not the driver."""
+POWER_BITS, HEAT_BITS = 0x4 | 0x80, 0x20 | 0x40
+"""Reasons for low clocks: power cap and power brake; heat by software and by hardware."""
+POLICIES = [74, 75]
+"""`NVML_FI_DEV_PERF_POLICY_POWER`, `_THERMAL`: nanoseconds for which a policy held the clocks down."""
 
 
 @dataclass(slots=True)
@@ -56,8 +59,8 @@ class NvmlMeter:
     def __init__(self, nvml: Any, info: MeterInfo, boards: list[_Board]) -> None:
         self._nvml, self._boards, self.info = nvml, boards, info
         self._looked = 0.0
-        self._scope = nvml.NVML_POWER_SCOPE_MODULE if info.scope == "gpu_module" else nvml.NVML_POWER_SCOPE_GPU
-        limits = [_try(nvml, nvml.nvmlDeviceGetEnforcedPowerLimit, board.handle) for board in boards]
+        self._field = (POWER_INSTANT, MODULE if info.scope == "gpu_module" else GPU)
+        limits = [_try(nvml, "nvmlDeviceGetEnforcedPowerLimit", board.handle) for board in boards]
         # The limit is the GPU's own: of a module's power it says nothing.
         known = None not in limits and info.scope == "gpu_board"
         self.limit_w: float | None = sum(limit / 1000 for limit in limits) if known else None
@@ -86,7 +89,7 @@ class NvmlMeter:
 
     def _power(self, board: _Board) -> float | None:
         nvml = self._nvml
-        field = _try(nvml, nvml.nvmlDeviceGetFieldValues, board.handle, [(nvml.NVML_FI_DEV_POWER_INSTANT, self._scope)])
+        field = _try(nvml, "nvmlDeviceGetFieldValues", board.handle, [self._field])
         if field is None or field[0].nvmlReturn != nvml.NVML_SUCCESS:
             return None
         return float(field[0].value.uiVal) / 1000
@@ -97,11 +100,11 @@ class NvmlMeter:
         nvml = self._nvml
         handles = [board.handle for board in self._boards]
         core, memory = (
-            [float(one) for h in handles if (one := _try(nvml, nvml.nvmlDeviceGetClockInfo, h, kind)) is not None]
+            [float(one) for h in handles if (one := _try(nvml, "nvmlDeviceGetClockInfo", h, kind)) is not None]
             for kind in (nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_MEM)
         )
-        warm = [float(one) for h in handles
-                if (one := _try(nvml, nvml.nvmlDeviceGetTemperature, h, nvml.NVML_TEMPERATURE_GPU)) is not None]  # fmt: skip
+        said = [_try(nvml, "nvmlDeviceGetTemperature", h, nvml.NVML_TEMPERATURE_GPU) for h in handles]
+        warm = [float(one) for one in said if one is not None]
         throttled = [self._throttled(board) for board in self._boards]
         power = [one for one, _ in throttled if one is not None]
         heat = [one for _, one in throttled if one is not None]
@@ -113,12 +116,14 @@ class NvmlMeter:
 
     def _throttled(self, board: _Board) -> tuple[float | None, float | None]:
         nvml, now = self._nvml, time.perf_counter()
-        fields = _try(nvml, nvml.nvmlDeviceGetFieldValues, board.handle, [getattr(nvml, name) for name in POLICIES])
+        fields = _try(nvml, "nvmlDeviceGetFieldValues", board.handle, POLICIES)
         said = [float(f.value.ullVal) if f.nvmlReturn == nvml.NVML_SUCCESS else None for f in fields or ()]
         counters = (said[0], said[1]) if len(said) == len(POLICIES) else (None, None)
         before, board.throttled = board.throttled, (now, counters)
-        mask = _try(nvml, _clock_reasons(nvml), board.handle)
-        at_once = _from_mask(nvml, mask)
+        mask = _try(nvml, "nvmlDeviceGetCurrentClocksEventReasons", board.handle)
+        if mask is None:  # its name before 2023
+            mask = _try(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", board.handle)
+        at_once = _at_once(mask)
         if before is None or now <= before[0]:
             return at_once
         shares = tuple(
@@ -134,7 +139,7 @@ class NvmlMeter:
 
 
 def open_meter(setting: Setting, library: str = "pynvml") -> Meter | MeterAbsent:
-    """The meter of the boards that compute (`setting.devices`, else those that CUDA_VISIBLE_DEVICES names, else all)."""
+    """The meter of the boards that compute: `setting.devices`, else those that CUDA_VISIBLE_DEVICES names, else all."""
     try:
         nvml = importlib.import_module(library)
     except ImportError:
@@ -190,7 +195,7 @@ def _boards(nvml: Any, setting: Setting) -> list[_Board] | MeterAbsent:
 def _checked(nvml: Any, boards: list[_Board]) -> Meter | MeterAbsent:
     """The meter, if every board is whole, ours, and counts."""
     for board in boards:
-        mig = _try(nvml, nvml.nvmlDeviceGetMigMode, board.handle)
+        mig = _try(nvml, "nvmlDeviceGetMigMode", board.handle)
         if mig is not None and mig[0]:
             return _absent("mig_slice", f"{board.uuid} is divided by MIG: its energy is not a slice's.")
         others = foreign(nvml, board.handle)
@@ -198,18 +203,18 @@ def _checked(nvml: Any, boards: list[_Board]) -> Meter | MeterAbsent:
             return _absent("shared_device", f"{board.uuid}: processes {others} compute there. Wait for them to end.")
         used = _unexplained_bytes(nvml, board.handle)
         if used > FOREIGN_BYTES:
-            return _absent("shared_device", f"{board.uuid}: {used / 2**30:.1f} GiB are in use by others before anything "
-                           "is loaded. Look with nvidia-smi.")  # fmt: skip
+            return _absent("shared_device", f"{board.uuid}: {used / 2**30:.1f} GiB are in use by others before "
+                           "anything is loaded. Look with nvidia-smi.")  # fmt: skip
         try:
             nvml.nvmlDeviceGetTotalEnergyConsumption(board.handle)
         except nvml.NVMLError as error:
-            mode = _try(nvml, nvml.nvmlDeviceGetVirtualizationMode, board.handle)
+            mode = _try(nvml, "nvmlDeviceGetVirtualizationMode", board.handle)
             guest = " (the guest of a virtual machine)" if mode == nvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU else ""
             return _absent(_code(nvml, error), f"{board.uuid}{guest} gives no energy: {error}.")
-    c2c = [_try(nvml, nvml.nvmlDeviceGetC2cModeInfoV, board.handle) for board in boards]
+    c2c = [_try(nvml, "nvmlDeviceGetC2cModeInfoV", board.handle) for board in boards]
     module = any(one is not None and one.isC2cEnabled for one in c2c)
     names = sorted({str(nvml.nvmlDeviceGetName(board.handle)) for board in boards})
-    driver = _try(nvml, nvml.nvmlSystemGetDriverVersion)
+    driver = _try(nvml, "nvmlSystemGetDriverVersion")
     info = MeterInfo(
         id=ID, scope="gpu_module" if module else "gpu_board", method="nvml.total_energy_counter", quality="L3",
         devices=tuple(board.uuid for board in boards), min_window_s=MIN_WINDOW_S, verified_on_hardware=False,
@@ -224,62 +229,50 @@ def foreign(nvml: Any, handle: Any) -> list[int]:
     In a container NVML names processes by the host's numbers. Numbers that do not exist here cannot be told apart; one
     of them is taken for this process if this process is not listed.
     """
-    listed = [int(one.pid) for one in _try(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()]
-    ours = _family()
-    there = [pid for pid in listed if pid not in ours and Path(f"/proc/{pid}").is_dir()]
-    unseen = [pid for pid in listed if pid not in ours and not Path(f"/proc/{pid}").is_dir()]
-    mine = 1 if unseen and not ours.intersection(listed) else 0
+    listed = [int(one.pid) for one in _try(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()]
+    others = [pid for pid in listed if not _ours(pid)]
+    there = [pid for pid in others if Path(f"/proc/{pid}").is_dir()]
+    unseen = [pid for pid in others if pid not in there]
+    mine = 1 if unseen and len(others) == len(listed) else 0
     return sorted(there + unseen[mine:])
 
 
-def _family() -> set[int]:
-    """This process and its descendants."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError, IndexError):
-            parents[int(entry.parent.name)] = int(entry.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-    ours = {os.getpid()}
-    while added := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= added
-    return ours
+def _ours(pid: int) -> bool:
+    """Whether it is this process or a descendant of it."""
+    while pid > 1 and pid != os.getpid():
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return False
+    return pid == os.getpid()
 
 
 def _unexplained_bytes(nvml: Any, handle: Any) -> int:
     """Memory in use that no process of ours holds; 0 where that cannot be told."""
-    memory = _try(nvml, nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2) or _try(
+    memory = _try(nvml, "nvmlDeviceGetMemoryInfo", handle, nvml.nvmlMemory_v2) or _try(
         nvml, nvml.nvmlDeviceGetMemoryInfo, handle
     )
-    listed = _try(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+    listed = _try(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
     held = [one.usedGpuMemory for one in listed]
     if memory is None or any(one is None for one in held):
         return 0
     return max(0, int(memory.used) - sum(int(one) for one in held))
 
 
-def _clock_reasons(nvml: Any) -> Callable[[Any], int]:
-    """The call under its present name; libraries before 2023 have its old one."""
-    new = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    found: Callable[[Any], int] = new or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-    return found
-
-
-def _from_mask(nvml: Any, mask: int | None) -> tuple[float | None, float | None]:
-    if mask is None:
-        return None, None
-    power = nvml.nvmlClocksEventReasonSwPowerCap | nvml.nvmlClocksEventReasonHwPowerBrakeSlowdown
-    heat = nvml.nvmlClocksEventReasonSwThermalSlowdown | nvml.nvmlClocksEventReasonHwThermalSlowdown
-    return float(bool(mask & power)), float(bool(mask & heat))
+def _at_once(mask: int | None) -> tuple[float | None, float | None]:
+    """Whether it is throttled now, for power and for heat, by NVML's mask of reasons."""
+    return (None, None) if mask is None else (float(bool(mask & POWER_BITS)), float(bool(mask & HEAT_BITS)))
 
 
 def _spread(values: list[float]) -> tuple[float, float, float] | None:
     return (min(values), sorted(values)[len(values) // 2], max(values)) if values else None
 
 
-def _try(nvml: Any, call: Callable[..., Any], *args: Any) -> Any:
-    """What a call says, or None where this device or library does not offer it."""
+def _try(nvml: Any, call: str, *args: Any) -> Any:
+    """What a call says, or None where this device or version of the library does not offer it."""
     try:
-        return call(*args)
-    except nvml.NVMLError:
+        return getattr(nvml, call)(*args)
+    except (nvml.NVMLError, AttributeError):
         return None
 
 

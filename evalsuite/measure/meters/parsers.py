@@ -7,7 +7,7 @@ recordings and in the tools' published source; `tests/meters/README.md` says whi
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from evalsuite.measure.meters import MeterError
@@ -99,8 +99,8 @@ def mthreads_gmi(text: str) -> Powers:
     if not text.lstrip().startswith("{"):
         return by_pattern(r"^\s*Power Draw\s*:\s*(?P<power>\S+)", "W")(text)
     found: Powers = []
-    for place, gpu in enumerate(_json(text).get("GPU", ())):
-        readings = {str(key).strip(): value for key, value in gpu.get("Power Readings", {}).items()}
+    for place, gpu in enumerate(_rows(_table(_json(text)).get("GPU"))):
+        readings = {str(key).strip(): value for key, value in _table(gpu.get("Power Readings")).items()}
         watts = number(readings.get("Power Draw"))
         if watts is not None:
             found.append((str(gpu.get("GPU UUID") or gpu.get("Index") or place), watts))
@@ -112,8 +112,8 @@ def amd_smi(text: str) -> Powers:
     start = min((place for place in (text.find("["), text.find("{")) if place >= 0), default=0)
     said = _json(text[start:])
     found: Powers = []
-    for place, gpu in enumerate(said.get("gpu_data", ()) if isinstance(said, dict) else said):
-        keys = gpu.get("power", {})
+    for place, gpu in enumerate(_rows(said.get("gpu_data") if isinstance(said, dict) else said)):
+        keys = _table(gpu.get("power"))
         values = [number(keys.get(key)) for key in ("socket_power", "current_socket_power", "average_socket_power")]
         watts = next((value for value in values if value is not None), None)
         if watts is not None:
@@ -124,10 +124,9 @@ def amd_smi(text: str) -> Powers:
 def hy_smi(text: str) -> Powers:
     """`hy-smi --showpower --json` (and `rocm-smi`): card -> its keys, one of them `... Package Power (W)`."""
     found: Powers = []
-    for card, keys in _json(text[max(0, text.find("{")) :]).items():
-        if isinstance(keys, dict):
-            values = [number(value) for key, value in keys.items() if re.search(r"Package Power \(W\)", key)]
-            found += [(card, value) for value in values[:1] if value is not None]
+    for card, keys in _table(_json(text[max(0, text.find("{")) :])).items():
+        values = [number(value) for key, value in _table(keys).items() if "Package Power (W)" in key]
+        found += [(card, value) for value in values[:1] if value is not None]
     return _some(found, text)
 
 
@@ -136,6 +135,15 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise MeterError("meter_failed", f"no JSON: {_excerpt(text)}") from error
+
+
+def _table(said: Any) -> dict[str, Any]:
+    """It, if it is a table; another version of the tool may put something else there, which then holds no power."""
+    return said if isinstance(said, dict) else {}
+
+
+def _rows(said: Any) -> list[dict[str, Any]]:
+    return [_table(one) for one in said] if isinstance(said, list) else []
 
 
 def _some(found: Powers, text: str) -> Powers:
@@ -149,8 +157,3 @@ def _some(found: Powers, text: str) -> Powers:
 
 def _excerpt(text: str) -> str:
     return " ".join(text.split())[:120] or "nothing"
-
-
-def devices(found: Powers) -> Iterator[str]:
-    """The devices of a reading."""
-    return (device for device, _ in found)

@@ -88,10 +88,10 @@ def open_meter(kind: str, root: Path | None = None, cpuinfo: Path = CPUINFO) -> 
     if not found:
         if "hypervisor" in flags:
             return MeterAbsent(id=name, reason="rapl_absent_vm", detail=f"{folder} has no zones: this is a virtual "
-                               "machine, and its host does not pass them on. Measure at the host or at the wall.")  # fmt: skip
-        return MeterAbsent(id=name, reason="no_meter", detail=f"{folder} has no zones; on bare metal: "
-                           "modprobe intel_rapl_common intel_rapl_msr (AMD too).")  # fmt: skip
-    zones = [(path, zone) for path, zone in found if (zone.startswith("package") if kind == "package" else zone == kind)]
+                               "machine, and hosts do not pass them on. Measure at the wall.")  # fmt: skip
+        return MeterAbsent(id=name, reason="no_meter", detail=f"{folder} has no zones; on bare metal: modprobe "
+                           "intel_rapl_common intel_rapl_msr (AMD too).")  # fmt: skip
+    zones = [(path, zone) for path, zone in found if zone == kind or zone.startswith(f"{kind}-")]
     if not zones:
         return MeterAbsent(id=name, reason="no_meter", detail=f"no zone '{kind}' among {', '.join(z for _, z in found)}"
                            + ("; AMD has none." if kind == "dram" else "."))  # fmt: skip

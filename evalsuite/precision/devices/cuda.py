@@ -9,6 +9,11 @@ import torch
 from evalsuite.precision.devices.torch_device import TorchDevice
 
 
+def uuids() -> tuple[str, ...]:
+    """UUIDs of the visible devices, in torch's order: what meters must meter."""
+    return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count()))
+
+
 class CudaDevice(TorchDevice):
     """The current CUDA device."""
 
