@@ -261,8 +261,28 @@ def _meters(_: Path) -> list[dict[str, Any]]:
     return meters.rows()
 
 
+def _presets(results: Path) -> list[dict[str, Any]]:
+    del results
+    from evalsuite.measure.presets import PRESETS, REPLAY
+
+    rows = [{"preset": name, "input": p.input_tokens, "output": p.output_tokens,
+             "batches": " ".join(map(str, p.batches)), "depths": " ".join(map(str, p.depths)), "purpose": p.purpose}
+            for name, p in PRESETS.items()]  # fmt: skip
+    return [*rows, {"preset": REPLAY, "input": None, "output": None, "batches": "", "depths": "",
+                    "purpose": "the lengths of a run's own answers, the same for every arm"}]  # fmt: skip
+
+
+def _benches(results: Path) -> list[dict[str, Any]]:
+    from evalsuite.store import read_benches
+
+    return [{"bench": b.bench_id, "suite": b.spec.suite, "model": b.spec.model.id, "status": b.status,
+             "arms": " ".join(arm.id for arm in b.spec.arms), "presets": " ".join(b.spec.presets)}
+            for b in read_benches(results)]  # fmt: skip
+
+
 LISTS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    "recipes": _recipes, "tasks": _tasks, "suites": _suites, "engines": _engines, "meters": _meters, "runs": _runs,
+    "recipes": _recipes, "tasks": _tasks, "suites": _suites, "engines": _engines, "meters": _meters,
+    "presets": _presets, "runs": _runs, "benches": _benches,
 }  # fmt: skip
 
 

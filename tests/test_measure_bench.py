@@ -195,7 +195,7 @@ def test_windows_are_longer_where_an_accelerator_or_a_server_is_measured(tiny_mo
     located = parse(SUITE.format(model=tiny_model).split("bench:")[0], "tiny.yaml")
 
     assert resolve_bench(located)[0].window_s == 3.0
-    assert resolve_bench(located, quick=False)[0].window_s == 10.0
+    assert resolve_bench(located, quick=False)[0].window_s == 12.0
 
 
 @pytest.mark.parametrize(

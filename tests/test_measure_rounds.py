@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from evalsuite.measure import host
 from evalsuite.measure.loads import Load, Work
-from evalsuite.measure.rounds import Rounds, Schedule, order
+from evalsuite.measure.rounds import Beside, Rounds, Schedule, order
 from evalsuite.measure.sampler import Sampler
-from evalsuite.records import Host, Window
+from evalsuite.records import EnergyModel, Host, Window
 
 
 class Steady:
@@ -39,7 +39,7 @@ def windows(
     loads: dict[str, Load], rounds: int = 3, stop: Callable[[], bool] = lambda: False, cores: int = 1
 ) -> list[Window]:
     with Sampler([]) as sampler:
-        made = Rounds(Schedule(rounds, 0.001, 0.0), sampler, time.perf_counter(), stop)
+        made = Rounds(Schedule(rounds, 0.001, 0.0), Beside(sampler), time.perf_counter(), stop)
         return list(made.run(loads, cores))
 
 
@@ -91,7 +91,7 @@ def test_told_to_stop_it_ends_before_the_next_turn():
     done: list[int] = []
     found = []
     with Sampler([]) as sampler:
-        rounds = Rounds(Schedule(5, 0.001, 0.0), sampler, 0.0, lambda: len(done) >= 3)
+        rounds = Rounds(Schedule(5, 0.001, 0.0), Beside(sampler), 0.0, lambda: len(done) >= 3)
         for window in rounds.run({"a": Steady(), "b": Steady()}, 1):
             done.append(1)
             found.append(window)
@@ -153,3 +153,19 @@ def test_a_system_without_proc_knows_nothing_and_says_none(monkeypatch, tmp_path
     assert (seen.steal, seen.involuntary_switches_per_s, seen.others_cpu) == (None, None, None)
     assert host.resident_bytes() is None
     assert not host.reset_peak()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_modelled_estimate_is_an_interval_beside_the_window_and_only_where_it_was_asked_for():
+    def one(model: EnergyModel | None) -> Window:
+        with Sampler([]) as sampler:
+            rounds = Rounds(Schedule(1, 0.001, 0.0), Beside(sampler, model), 0.0, lambda: False)
+            return next(iter(rounds.run({"a": Steady()}, 1)))
+
+    assert one(None).energy_estimate is None
+    found = one(EnergyModel(tdp_w=200, host_threads=1000))
+    assert found.energy == ()
+    assert found.energy_estimate.provenance == "modelled"
+    assert 0 < found.energy_estimate.low_j < found.energy_estimate.high_j
+    assert not found.energy_estimate.informative_for_ratios
+    assert one(EnergyModel(tdp_w=200)).energy_estimate is None  # the host's threads are not known: nothing is guessed

@@ -12,7 +12,7 @@ from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
 from evalsuite.errors import UsageError
 
 if TYPE_CHECKING:
-    from evalsuite.records import Bench
+    from evalsuite.records import Bench, EnergyModel
 
 
 def bench(
@@ -21,7 +21,7 @@ def bench(
     arms: Annotated[str | None, typer.Option(help="Arms to run, comma-separated (the baseline always runs).")] = None,
     presets: Annotated[str | None, typer.Option(help="Workloads, comma-separated; see `list presets`.")] = None,
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds: 3 in CI, 6, 10 for publication.")] = None,
-    window: Annotated[str | None, typer.Option(help="Length of a window: 3s on processors, 10s elsewhere.")] = None,
+    window: Annotated[str | None, typer.Option(help="Length of a window: 3s on processors, 12s elsewhere.")] = None,
     engine: Annotated[str | None, typer.Option(help="`local`, `vllm` or `endpoint`.")] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="Server of an arm, ARM=URL; may be repeated. Implies that engine.")
@@ -30,6 +30,10 @@ def bench(
         str | None, typer.Option(help="Numbers of devices, e.g. 1,2,4: when does adding one stop paying?")
     ] = None,
     meters: Annotated[str | None, typer.Option(help="Meters, comma-separated; default: those that answer.")] = None,
+    tdp: Annotated[
+        float | None, typer.Option(min=0, help="Model the processor's energy from its TDP (watts): an interval, apart.")
+    ] = None,
+    host_threads: Annotated[int | None, typer.Option(min=1, help="With --tdp: threads of the whole host.")] = None,
     price: Annotated[float | None, typer.Option(min=0, help="Price of one device an hour.")] = None,
     max_time: Annotated[str | None, typer.Option(help="End after this long (90s, 15m, 2h).")] = None,
     results: Results = DEFAULT_RESULTS,
@@ -49,7 +53,7 @@ def bench(
     overrides = suites.BenchOverrides(
         model=model, arms=common.split(arms), engine=engine, presets=common.split(presets), rounds=rounds,
         window_s=suites.parse_duration(window), price_per_hour=price or None, endpoints=_endpoints(endpoint),
-        devices=_counts(devices),
+        devices=_counts(devices), energy_model=_model(tdp, host_threads),
     )  # fmt: skip
     quick = machine.facts()["accelerator"] is None
     specs = suites.resolve_bench(suites.load(suite), overrides, quick=quick)
@@ -63,6 +67,16 @@ def bench(
             )  # fmt: skip
             made.append(workflow.bench(spec, options))
     _finish(made, results, as_json=as_json)
+
+
+def _model(tdp: float | None, host_threads: int | None) -> "EnergyModel | None":
+    from evalsuite.records import EnergyModel
+
+    if not tdp:
+        if host_threads:
+            raise UsageError("--host-threads goes with --tdp.")
+        return None
+    return EnergyModel(tdp_w=tdp, host_threads=host_threads)
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:

@@ -77,7 +77,7 @@ def publish(
 
 
 def list_(
-    what: Annotated[str, typer.Argument(metavar="recipes|tasks|suites|engines|meters|runs")],
+    what: Annotated[str, typer.Argument(metavar="recipes|tasks|suites|engines|meters|presets|runs|benches")],
     results: Results = DEFAULT_RESULTS,
     as_json: AsJson = False,
 ) -> None:

@@ -19,7 +19,7 @@ from evalsuite.measure import presets, roofline
 from evalsuite.measure.loads import DoesNotFitError, Load, Opened
 from evalsuite.measure.meters import Setting, open_all
 from evalsuite.measure.rigs import RIGS, Asked, Lengths, Rigged
-from evalsuite.measure.rounds import Rounds, Schedule
+from evalsuite.measure.rounds import Beside, Rounds, Schedule
 from evalsuite.measure.sampler import Sampler
 from evalsuite.records import Arm, Bench, BenchSpec, Measurement, Peaks, Roofline, Window, Workload
 
@@ -84,7 +84,7 @@ def run(spec: BenchSpec, job: Job) -> Bench:
     """Load the arms, run every point, keep everything; returns the finished document (done, partial, interrupted)."""
     from evalsuite.measure import environment
 
-    meters, absents = open_all(job.meters, Setting(configured=spec.meters))
+    meters, absents = open_all(job.meters, Setting(_devices(), spec.meters))
     kind = RIGS[spec.engine]
     lengths = sampled(job.lengths, REPLAYED, spec.seed)
     rigged = kind.make(Asked(spec.model, dict(spec.engine_options), lengths, spec.devices))
@@ -112,6 +112,18 @@ def run(spec: BenchSpec, job: Job) -> Bench:
         rigged.rig.close()
 
 
+def _devices() -> tuple[str, ...] | None:
+    """UUIDs of the accelerators that compute here, which the meters must meter; None where they have none."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None or accelerator.type != "cuda":
+        return None
+    from evalsuite.precision.devices.cuda import uuids
+
+    return uuids()
+
+
 def _run(bench: Bench, work: _Work, replay: Workload | None) -> Bench:
     spec, began, job = bench.spec, time.perf_counter(), work.job
     arms = [_opened(work, arm) for arm in spec.arms]
@@ -123,7 +135,7 @@ def _run(bench: Bench, work: _Work, replay: Workload | None) -> Bench:
     each = spec.window_s + spec.warm_s + spec.cooldown_s
     job.reporter.start(len(points) * running * spec.rounds, len(points) * running * spec.rounds * each)
     schedule = Schedule(spec.rounds, spec.window_s, spec.warm_s, spec.cooldown_s)
-    rounds, done = Rounds(schedule, work.sampler, began, job.stop), list(bench.measurements)
+    rounds, done = Rounds(schedule, Beside(work.sampler, spec.energy_model), began, job.stop), list(bench.measurements)
     for point in _Queue(points, arms, work, done):
         rows = {row.arm: row for row in _rows(point, arms, spec)}
         loads = _loads(point, arms, spec)

@@ -8,14 +8,17 @@ twice; every window is kept. Clocks and power limits are recorded and never set.
 What follows from the windows is computed in the judging half.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from evalsuite.measure import host
-from evalsuite.measure.loads import Load
+from evalsuite import machine
+from evalsuite.measure import host, states
+from evalsuite.measure.loads import Load, Work
+from evalsuite.measure.meters import model
 from evalsuite.measure.sampler import Sampler
-from evalsuite.records import Window
+from evalsuite.records import EnergyEstimate, EnergyModel, Host, Window
 
 RETRIES = 2
 VOIDING = frozenset({"steal_time", "preempted", "shared_host", "endpoint_failed", "thermal_throttle"})
@@ -32,6 +35,15 @@ class Schedule:
     cooldown_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is read beside a window."""
+
+    sampler: Sampler
+    model: EnergyModel | None = None
+    """Asked for: an estimate stands beside what was measured, never in its place."""
+
+
 def order(names: tuple[str, ...], round_: int) -> tuple[str, ...]:
     """Names in the order of a round: all rotations, then all reversed; over 2n rounds every place is taken alike."""
     n = len(names)
@@ -43,8 +55,9 @@ def order(names: tuple[str, ...], round_: int) -> tuple[str, ...]:
 class Rounds:
     """All rounds of one point."""
 
-    def __init__(self, schedule: Schedule, sampler: Sampler, began_s: float, stop: Callable[[], bool]) -> None:
-        self._schedule, self._sampler, self._began, self._stop = schedule, sampler, began_s, stop
+    def __init__(self, schedule: Schedule, beside: Beside, began_s: float, stop: Callable[[], bool]) -> None:
+        self._schedule, self._sampler, self._model = schedule, beside.sampler, beside.model
+        self._began, self._stop = began_s, stop
 
     def run(self, loads: dict[str, Load], cores: int, pids: tuple[int, ...] = ()) -> Iterator[Window]:
         """Every window, as it ends. `loads`: arm id -> load; two ids may share one. `cores`: threads that a load uses.
@@ -74,14 +87,29 @@ class Rounds:
         before = host.snapshot(pids)
         work = load.run(self._schedule.window_s)
         seen = host.between(before, host.snapshot(pids))
-        found = self._sampler.end(work.start_ns, work.end_ns, seen.others_cpu)
+        found = self._sampler.end(work.start_ns, work.end_ns, seen.others_cpu, _may_alias(work))
         codes = (*work.reasons, *host.reasons(seen, cores), *found.state_reasons)
         return Window(
             round=0, position=0, attempt=0, arm="", start_s=work.start_ns / 1e9 - self._began,
             duration_s=work.seconds, iterations=work.iterations, input_tokens=work.input_tokens,
             output_tokens=work.output_tokens, requests=work.requests, energy=found.energy,
-            energy_reasons=found.reasons, latency=work.latency, device=found.device,
+            energy_reasons=found.reasons, energy_estimate=self._estimate(work.seconds, seen),
+            latency=work.latency, device=found.device,
             host=seen.model_copy(update={"sampler_cpu_s": found.sampler_cpu_s}),
             peak_bytes=work.peak_bytes, communication=work.communication or None, reasons=tuple(dict.fromkeys(codes)),
         )  # fmt: skip
 
+    def _estimate(self, seconds: float, seen: Host) -> EnergyEstimate | None:
+        """Modelled energy of a window, where it was asked for and everything it needs is known."""
+        if self._model is None or seen.client_cpu is None:
+            return None
+        cores = os.cpu_count() or 1
+        told = model.Processor(self._model.tdp_w, cores, self._model.host_threads)
+        return model.estimate(told, seconds, min(1.0, seen.client_cpu / cores))[0]
+
+
+def _may_alias(work: Work) -> bool:
+    """Whether an accelerator's power sensor may see a rhythm of the load instead of its mean. How busy the device is
+    within a step is not known here, so every load of such a period is suspected."""
+    period = work.seconds / max(work.iterations, 1)
+    return states.aliasing_risk(0.0, period) and machine.facts()["accelerator"] is not None

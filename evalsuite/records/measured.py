@@ -344,6 +344,15 @@ class Measurement(Noun):
         return tuple(window for window in self.windows if not window.voided)
 
 
+class EnergyModel(Noun):
+    """What a modelled estimate of the processor's energy is made from; asked for, never by default."""
+
+    tdp_w: float = Field(gt=0)
+    """Of all sockets together, from the data sheet."""
+    host_threads: int | None = Field(default=None, gt=0)
+    """Threads of the host; None: not known, and then nothing is estimated (a virtual machine has a share of it)."""
+
+
 class BenchSpec(Noun):
     """What a bench was asked to do."""
 
@@ -365,6 +374,7 @@ class BenchSpec(Noun):
     seed: int = 0
     meters: dict[str, Any] = Field(default_factory=dict)
     """Meters that the suite configures."""
+    energy_model: EnergyModel | None = None
     replay_run: str | None = None
     """The run whose lengths `replay` takes."""
     price_per_hour: float | None = None
