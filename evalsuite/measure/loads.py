@@ -8,7 +8,7 @@ device at the edges of a window and nowhere else.
 from dataclasses import dataclass
 from typing import Protocol
 
-from evalsuite.records import Arm, Execution, Latency, Memory, Realised, Workload
+from evalsuite.records import Arm, Execution, Latency, Memory, Realised, WholeRun, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class Work:
     """Most memory in use above what was in use before; None where the device does not say."""
     reasons: tuple[str, ...] = ()
     """Codes of `records.REASONS`."""
+    whole_run: WholeRun | None = None
+    """Serving: the window is the steady state, and this the run around it."""
+    retries: int = 0
+    notes: tuple[str, ...] = ()
+    """What was seen, for people."""
 
     @property
     def seconds(self) -> float:
@@ -55,7 +60,8 @@ class Opened:
     execution: Execution
     realised: Realised | None
     memory: Memory | None
-    startup_s: float
+    startup_s: float | None
+    """Loading and compiling; None where somebody else did it."""
     reasons: tuple[str, ...] = ()
 
     @property

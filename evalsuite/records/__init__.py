@@ -51,6 +51,7 @@ from evalsuite.records.measured import (
     Ratio,
     Roofline,
     Scope,
+    WholeRun,
     Window,
     Workload,
 )
@@ -137,6 +138,7 @@ __all__ = [
     "SuitePlan",
     "TaskSpec",
     "Verdict",
+    "WholeRun",
     "Window",
     "Workload",
     "worst",

@@ -67,6 +67,7 @@ REASONS: dict[str, str] = {
     "tpi_out_of_band": "Answers are more than 10 % longer or shorter than the baseline's.",
     "does_not_fit": "The batch does not fit in memory; the next smaller one was tried.",
     "endpoint_failed": "The endpoint stopped answering or gave errors.",
+    "length_not_kept": "Answers were shorter than asked for: the arms may have done different work.",
     "few_requests": "Too few requests for this percentile.",
     "interrupted": "The bench was interrupted before this was measured.",
 }
@@ -74,7 +75,7 @@ REASONS: dict[str, str] = {
 WARNINGS = frozenset({
     "aliasing_risk", "module_scope", "power_capped", "clock_variation", "token_count_retokenised", "client_bound",
     "length_saturated", "not_steady", "does_not_fit", "few_requests", "tpi_out_of_band", "dummy_weights", "drift",
-    "accumulator_mismatch", "prefix_cache_on",
+    "accumulator_mismatch", "prefix_cache_on", "length_not_kept",
 })  # fmt: skip
 """Codes that are shown beside a number; all others take it away. `accumulator_mismatch` lowers the quality to L2."""
 
@@ -194,6 +195,15 @@ class Latency(Noun):
     """Requests a second within the asked-for limits; None where none were asked for."""
 
 
+class WholeRun(Noun):
+    """A serving window with its filling up and running dry: from the first sending to the last piece."""
+
+    duration_s: float
+    input_tokens: int
+    output_tokens: int
+    requests: int
+
+
 class Host(Noun):
     """What the machine did to a window; None where it does not say."""
 
@@ -242,11 +252,17 @@ class Window(Noun):
     """Why a meter gave nothing, `meter: code`."""
     energy_estimate: EnergyEstimate | None = None
     latency: Latency | None = None
+    whole_run: WholeRun | None = None
+    """Serving windows: the run around the steady state."""
+    retries: int = 0
+    """Requests that were sent again, because the endpoint was busy or failed before it answered."""
     host: Host
     device: DeviceState | None = None
     peak_bytes: int | None = None
     """Most memory in use above what was in use before, during the window."""
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was seen, for people, where a reason needs more than its code."""
     voided: bool = False
     """Measured again; this one counts for nothing and is kept."""
 
