@@ -1,4 +1,4 @@
-"""Does our offline load cost anything? Tokens a second of `VllmRig` against a bare `LLM.generate` over the same prompts.
+"""Does our offline load cost anything? Tokens a second of `VllmRig` against a bare `LLM.generate` on the same prompts.
 
     PYTHON_OF_VLLM benchmarks/offline.py [--model FOLDER] [--batch 4] [--output 64] [--seconds 8] [--rounds 6] [--out F]
 
@@ -66,15 +66,16 @@ def main() -> None:
             else:
                 row["bare"] = bare(rig.llm_of(arm), load, done.requests)
         rows.append(row)
-        print(f"round {number + 1}: ours {row['ours']:.0f}, bare {row['bare']:.0f}, steady {row['steady']:.0f} tokens/s",
-              file=sys.stderr)  # fmt: skip
+        shown = ", ".join(f"{name} {row[name]:.0f}" for name in ("ours", "bare", "steady"))
+        print(f"round {number + 1}, tokens/s: {shown}", file=sys.stderr)
     ratios = sorted(row["ours"] / row["bare"] for row in rows)
     report = {"facts": rig.facts["bf16"], "workload": work.model_dump(), "rounds": rows,
               "ours_over_bare": {"median": median(ratios), "least": ratios[0], "most": ratios[-1]}}  # fmt: skip
     rig.close()
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"ours over bare LLM.generate: {median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}), {len(rows)} rounds")
+    spread = f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+    print(f"ours over bare LLM.generate: {median(ratios):.3f} ({spread}), {len(rows)} rounds")
 
 
 if __name__ == "__main__":

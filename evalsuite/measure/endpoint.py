@@ -58,7 +58,7 @@ class EndpointRig:
         self._limits = _limits(options.get("slo"))
         self._runner = asyncio.Runner()
         self._clients: dict[str, _Arm] = {}
-        self._loads: dict[tuple[str, str], EndpointLoad] = {}
+        self._loads: dict[tuple[str, Workload], EndpointLoad] = {}
         self._corpus = Corpus()
 
     def open(self, arm: Arm) -> Opened:
@@ -85,7 +85,7 @@ class EndpointRig:
         if workload.phase != "whole":
             raise CannotRunError(f"An endpoint is measured by whole requests; '{workload.key}' asks for its "
                                  f"{workload.phase} alone. Use the engine local for that.")  # fmt: skip
-        key = (arm.id, workload.key)
+        key = (arm.id, workload)
         if key not in self._loads:
             client = self._clients[arm.id]
             loop = Loop(workload.batch, limits=self._limits)
@@ -151,8 +151,8 @@ class _Arm:
                                              "Say its name there with `names: {ARM: NAME}`.")  # fmt: skip
         usage, ids = {"stream_options": {"include_usage": True}}, {"return_token_ids": True}
         length = {"ignore_eos": True} if ignore_eos else {}
-        answer = None
-        for extra in ({**usage, **ids}, usage, {"logprobs": 1}, {}):
+        logprobs, found = {"logprobs": 1}, None
+        for extra in ({**usage, **ids}, usage, {**usage, **logprobs}, logprobs, {}):
             try:
                 answer = await self.client.complete("One, two, three,", {"max_tokens": 4, **length, **extra})
             except FailedError as error:
@@ -160,13 +160,15 @@ class _Arm:
                     continue
                 hint = " Does it take `ignore_eos`? Without it, set `ignore_eos: false`." if length else ""
                 raise FailedError(error.kind, error.detail + (hint if error.kind == "refused" else "")) from None
-            self.asking = {**length, **extra}
-            break
-        if answer is None:
+            if found is None or answer.counted_by != "text":
+                self.asking, found = {**length, **extra}, answer
+            if answer.counted_by != "text":
+                break
+        if found is None:
             raise FailedError("uncounted", f"{server.url} names neither tokens nor their number. Name a folder with "
                                            "the model's tokenizer with `tokenizer: FOLDER`.")  # fmt: skip
         return {"url": server.url, "model": server.model, "models": known, "asked_with": sorted(self.asking),
-                "counted_by": answer.counted_by}  # fmt: skip
+                "counted_by": found.counted_by}  # fmt: skip
 
     async def characters(self, tokens: int, corpus: Corpus) -> int:
         """Characters of a prompt of about so many tokens, by the server's own count."""

@@ -4,8 +4,8 @@ This runs in the virtual environment of vLLM, with evalsuite installed into it. 
 each `LLM`; one that has nothing to do sleeps, so arms can take turns. `max_num_seqs` is the workload's batch: another
 batch is another `LLM`, which takes the place of the arm's last one.
 
-A load keeps the queue filled and reads tokens as vLLM's steps give them (`RequestOutput.outputs[0].token_ids`); once the
-steady state is long enough it stops filling, and runs dry. What really runs is read back from the engine's
+A load keeps the queue filled and reads tokens as vLLM's steps give them (`RequestOutput.outputs[0].token_ids`). Once
+the steady state is long enough it stops filling, and runs dry. What really runs is read back from the engine's
 configuration: an arm is refused if that is not what was asked for.
 
 FP8 arms: checkpoints as shipped, where vLLM has an FP8 kernel for the machine. Recipes that only evalsuite has are not
@@ -130,7 +130,7 @@ class VllmRig:
             return _Asked(folder, "bfloat16")
         if recipe.weights is not None or recipe.activations is not None:
             raise CannotRunError(f"Arm '{arm.id}': vLLM has no recipe '{recipe.id}'. Write its checkpoint with "
-                                 "`evalsuite quantize` and name that folder as an arm with recipe as-shipped.")  # fmt: skip
+                                 "`evalsuite quantize` and name that folder as an arm, recipe as-shipped.")  # fmt: skip
         if is_quantized(folder):
             raise CannotRunError(f"Arm '{arm.id}': {folder} is quantised. Use the recipe as-shipped.")
         return _Asked(folder, "float32" if recipe.compute == "fp32" else "bfloat16")
