@@ -36,8 +36,8 @@ answers are kept at their length (default) or end where the model ends them."""
 KEY = "OPENAI_API_KEY"
 BUSY = 0.9
 """Share of a core from which the client may be what was measured."""
-CHARACTERS = 4
-"""A token, to begin with; the server's own count then corrects it."""
+CHARACTERS, SAMPLE = 4, 6
+"""A token, to begin with; the server's own count of so many prompts then corrects it."""
 
 
 class EndpointRig:
@@ -173,9 +173,12 @@ class _Arm:
     async def characters(self, tokens: int, corpus: Corpus) -> int:
         """Characters of a prompt of about so many tokens, by the server's own count."""
         size = CHARACTERS * tokens
-        for number in (0, 1):
-            answer = await self.client.complete(corpus.text(number, size), {**self.asking, "max_tokens": 1})
-            size = max(1, round(size * tokens / max(1, answer.served.input_tokens)))
+        for numbers in (range(1), range(SAMPLE)):
+            read = 0
+            for number in numbers:
+                answer = await self.client.complete(corpus.text(number, size), {**self.asking, "max_tokens": 1})
+                read += answer.served.input_tokens
+            size = max(1, round(size * tokens * len(numbers) / max(1, read)))
         return size
 
 

@@ -106,9 +106,10 @@ class VllmRig:
             raise CannotRunError(f"vLLM is measured by whole requests; '{workload.key}' asks for its {workload.phase} "
                                  "alone. Use the engine local for that.")  # fmt: skip
         live = self._arms[arm.id]
+        live.check(workload)  # before minutes go into loading ...
         live.load(workload.batch, workload.devices)
         self.facts[arm.id] = live.facts
-        live.check(workload)
+        live.check(workload)  # ... and after it, since a larger batch may leave less memory for the cache
         return VllmLoad(live, workload, self._corpus)
 
     def llm_of(self, arm: Arm) -> Any:
