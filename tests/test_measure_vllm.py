@@ -5,6 +5,7 @@ EVALSUITE_VLLM_PYTHON names the Python of a virtual environment with vLLM; witho
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -40,7 +41,7 @@ def cpu():  # processor time of all processes that have vLLM's names, by process
             name, rest = stat.read_text().split("(", 1)[1].rsplit(")", 1)
         except OSError:
             continue
-        if name.startswith("VLLM"):
+        if name.startswith("VLLM") and not rest.startswith(" Z"):  # a dead one's entry stays until its parent reads it
             used[stat.parent.name] = sum(map(int, rest.split()[11:13])) / 100
     return used
 
@@ -211,7 +212,8 @@ def test_an_fp8_checkpoint_runs_unproven_or_is_refused(said: dict):
     """Whether vLLM has a kernel depends on the machine; it never counts as native."""
     assert said["shipped"][0] == "refused" or said["shipped"][1:] == ["declared", ["kernel_unproven"]]
     if said["shipped"][0] == "refused":
-        assert "vLLM cannot load" in said["shipped"][1]
+        assert re.search(r"vLLM cannot load .*: \w+(Error|Exception): ", said["shipped"][1])
+        assert "Engine core initialization failed" not in said["shipped"][1]
 
 
 def test_nothing_is_left_running(said: dict):
