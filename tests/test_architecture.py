@@ -12,6 +12,8 @@ HEAVY = {
     "torch": {"precision", "engines", "runner", "machine", "reference", "measure"},
     "transformers": {"engines", "reference"},
     "datasets": {"harness"},
+    "vllm": {"engines", "measure"},
+    "httpx": {"measure"},
     "plotly": {"publish"},
     "scipy": {"judge"},
     "rich": {"report", "report_bench", "progress"},

@@ -11,7 +11,6 @@ from evalsuite.errors import CannotRunError
 from evalsuite.measure import local, presets
 from evalsuite.measure.loads import DoesNotFitError
 from evalsuite.measure.local import Decode, LocalRig
-from evalsuite.measure.prompts import Prompts
 from evalsuite.precision.recipes import RECIPES
 from evalsuite.records import Arm, ModelRef, Workload
 
@@ -139,11 +138,11 @@ def test_tokens_a_second_are_those_of_a_bare_loop(rig: LocalRig):
 
 
 def test_prompts_are_real_text_of_the_asked_length_and_differ_by_row(rig: LocalRig):
-    rows = rig.prompts.rows([5, 5, 3000])
+    rows = rig.prompts([5, 5, 3000])
 
     assert [len(row) for row in rows] == [5, 5, 3000]
     assert rows[0] != rows[1]
-    assert Prompts.rows(rig.prompts, [5, 5, 3000]) == rows
+    assert rig.prompts([5, 5, 3000]) == rows
     assert len(set(rows[2])) > 20
 
 

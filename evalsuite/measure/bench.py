@@ -127,6 +127,8 @@ def _devices() -> tuple[str, ...] | None:
 def _run(bench: Bench, work: _Work, replay: Workload | None) -> Bench:
     spec, began, job = bench.spec, time.perf_counter(), work.job
     arms = [_opened(work, arm) for arm in spec.arms]
+    if facts := getattr(work.rigged.rig, "facts", None):
+        bench = bench.model_copy(update={"environment": {**bench.environment, "arms": facts}})
     points = _points(spec, work.runner, replay)
     running = sum(loaded.runs for loaded in arms)
     if running:
@@ -139,7 +141,7 @@ def _run(bench: Bench, work: _Work, replay: Workload | None) -> Bench:
     for point in _Queue(points, arms, work, done):
         rows = {row.arm: row for row in _rows(point, arms, spec)}
         loads = _loads(point, arms, spec)
-        for window in rounds.run(loads, work.rigged.cores, work.rigged.pids) if loads else ():
+        for window in rounds.run(loads, work.rigged.cores) if loads else ():
             row = rows[window.arm]
             rows[window.arm] = row.model_copy(update={"windows": (*row.windows, window)})
             job.reporter.window(f"{point.key} {window.arm}", window)
@@ -204,6 +206,9 @@ class _Queue:
                     if loaded.runs:
                         loaded.loads[point] = self._work.rigged.rig.load(loaded.arm, point)
                         loaded.loads[point].warm(0.0)
+            except CannotRunError as error:
+                self._drop(point, "cannot_run", str(error))
+                continue
             except DoesNotFitError as error:
                 self._drop(point, "does_not_fit", str(error))
                 smaller = point.model_copy(update={"batch": point.batch // 2})

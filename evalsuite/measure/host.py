@@ -28,12 +28,12 @@ class Snapshot:
     """All, idle, stolen: of all processors, since boot."""
     switches: int | None
     own_s: float
-    """Processor seconds of this process and of its children that have ended."""
+    """Processor seconds of this process and of its descendants, which belong to the load (an engine's workers)."""
 
 
-def snapshot(extra: tuple[int, ...] = ()) -> Snapshot:
-    """The counters now. `extra`: further processes that belong to the load (an engine's workers)."""
-    own = sum(os.times()[:4]) + sum(_seconds_of(pid) for pid in extra)
+def snapshot() -> Snapshot:
+    """The counters now."""
+    own = sum(os.times()[:4]) + _seconds_of_descendants()
     return Snapshot(time.perf_counter_ns(), _jiffies(), _switches(), own)
 
 
@@ -127,9 +127,21 @@ def _switches() -> int | None:
     return total
 
 
-def _seconds_of(pid: int) -> float:
-    try:
-        parts = (PROC / str(pid) / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return 0.0
-    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+def _seconds_of_descendants() -> float:
+    """Processor seconds of all living children, their children and so on, with what their own ended children took."""
+    parents: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for path in PROC.glob("[0-9]*/stat"):
+        try:
+            parts = path.read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+        except (OSError, IndexError):
+            continue
+        pid = int(path.parent.name)
+        parents[pid] = int(parts[1])
+        seconds[pid] = sum(int(part) for part in parts[11:15]) / os.sysconf("SC_CLK_TCK")
+    family, grown = {os.getpid()}, True
+    while grown:
+        found = {pid for pid, parent in parents.items() if parent in family} - family
+        family |= found
+        grown = bool(found)
+    return sum(seconds.get(pid, 0.0) for pid in family - {os.getpid()})

@@ -8,7 +8,7 @@ device at the edges of a window and nowhere else.
 from dataclasses import dataclass
 from typing import Protocol
 
-from evalsuite.records import Arm, Execution, Latency, Memory, Realised, Workload
+from evalsuite.records import Arm, Execution, Latency, Memory, Realised, WholeRun, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,11 @@ class Work:
     """Codes of `records.REASONS`."""
     communication: float = 0.0
     """Several devices: share of the time in collectives, mean over them."""
+    whole_run: WholeRun | None = None
+    """Serving: the window is the steady state, and this the run around it."""
+    retries: int = 0
+    notes: tuple[str, ...] = ()
+    """What was seen, for people."""
 
     @property
     def seconds(self) -> float:
@@ -57,7 +62,8 @@ class Opened:
     execution: Execution
     realised: Realised | None
     memory: Memory | None
-    startup_s: float
+    startup_s: float | None
+    """Loading and compiling; None where somebody else did it."""
     reasons: tuple[str, ...] = ()
     arm: Arm | None = None
     """The arm with what only its weights could tell; None: as it was asked for."""

@@ -8,7 +8,9 @@ a window only: there the number of iterations is fixed beforehand, by the pace o
 import gc
 import math
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from evalsuite.errors import CannotRunError
 from evalsuite.groups import Size, cut
 from evalsuite.measure import host, roofline
 from evalsuite.measure.loads import DoesNotFitError, Load, Opened, Work
-from evalsuite.measure.prompts import Prompts
+from evalsuite.measure.prompts import Corpus
 from evalsuite.precision import devices, native, weight_only
 from evalsuite.records import Arm, Execution, Memory, ModelRef, Realised, Recipe, Workload
 
@@ -38,7 +40,7 @@ class LocalRig:
         first = self._engine(model)
         self.model, self.max_length = first.model, first.max_length
         self.config = first.config
-        self.prompts = Prompts(first.tokenizer)
+        self._corpus, self._tokenizer = Corpus(), first.tokenizer
 
     def open(self, arm: Arm) -> Opened:
         """See `loads.Rig`."""
@@ -64,13 +66,18 @@ class LocalRig:
         if key not in self._loads:
             session = self._sessions[arm.id]
             if workload.runner == "replay":
-                rows = self.prompts.rows([n for n, _ in self._lengths])
+                rows = self.prompts([n for n, _ in self._lengths])
                 self._loads[key] = Replay(session, rows, [n for _, n in self._lengths])
             else:
-                rows = self.prompts.rows([workload.input_tokens] * workload.batch)
+                rows = self.prompts([workload.input_tokens] * workload.batch)
                 kind = Prefill if workload.phase == "prefill" else Decode
                 self._loads[key] = kind(session, rows, workload)
         return self._loads[key]
+
+    def prompts(self, lengths: Sequence[int]) -> list[tuple[int, ...]]:
+        """Real text of these lengths, in tokens; the same for every arm."""
+        encode = partial(self._tokenizer.encode, add_special_tokens=False)
+        return [tuple(self._corpus.tokens(number, length, encode)) for number, length in enumerate(lengths)]
 
     def close(self) -> None:
         """See `loads.Rig`."""

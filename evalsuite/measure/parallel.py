@@ -43,7 +43,7 @@ class ParallelRig:
 
     def __init__(self, setting: Setting) -> None:
         self.pids: tuple[int, ...] = ()
-        """Of the workers: their processor time is the load's."""
+        """Of the workers."""
         self._folder = tempfile.TemporaryDirectory()
         setting = replace(setting, rendezvous=str(Path(self._folder.name) / "store"))
         context = mp.get_context("spawn")

@@ -1,24 +1,43 @@
-"""Prompts for measuring speed: real text, cut to length. Energy depends on the operands' values, so never token 0."""
+"""Prompts for timed requests: real text, since the numbers in a matrix decide at what power (and so how fast) devices
+multiply them. The text is that of the shipped calibration file, read on from another place for every prompt, so that
+neighbouring prompts do not begin alike.
+"""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from evalsuite.calibration import read_texts, reference_texts
 
 
-class Prompts:
-    """A stream of token ids from the shipped calibration texts, with the model's own tokenizer."""
+class Corpus:
+    """The shipped texts, one behind the other, without end."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._ids: list[int] = []
-        for text in read_texts(reference_texts()):
-            self._ids += tokenizer.encode(text, add_special_tokens=False)
+    @cached_property
+    def texts(self) -> list[str]:
+        """The texts, in order."""
+        return read_texts(reference_texts())
 
-    def rows(self, lengths: Sequence[int]) -> list[tuple[int, ...]]:
-        """Prompts of these lengths, each from another place of the stream; the same for every caller."""
-        made, at = [], 0
-        for length in lengths:
-            repeated = self._ids[at:] + self._ids * (length // len(self._ids) + 1)
-            made.append(tuple(repeated[:length]))
-            at = (at + length + 7) % len(self._ids)
-        return made
+    def start(self, number: int) -> int:
+        """The text with which prompt *number* begins. The file is sorted by kind, and kinds differ in tokens a
+        character: neighbouring prompts begin far apart, so that a few of them are a fair sample."""
+        n = len(self.texts)
+        stride = next(k for k in range(max(1, round(0.618 * n)), 2 * n + 1) if math.gcd(k, n) == 1)
+        return number * stride % n
+
+    def text(self, number: int, characters: int) -> str:
+        """So many characters for prompt *number*, from the beginning of one of the texts on."""
+        found, at = "", self.start(number)
+        while len(found) < characters:
+            found += self.texts[at % len(self.texts)] + "\n"
+            at += 1
+        return found[:characters]
+
+    def tokens(self, number: int, length: int, encode: Callable[[str], Sequence[int]]) -> list[int]:
+        """The same in tokens of a model: so many of them."""
+        found: list[int] = []
+        at = self.start(number)
+        while len(found) < length:
+            found += encode(self.texts[at % len(self.texts)] + "\n")
+            at += 1
+        return found[:length]

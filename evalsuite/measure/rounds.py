@@ -59,9 +59,9 @@ class Rounds:
         self._schedule, self._sampler, self._model = schedule, beside.sampler, beside.model
         self._began, self._stop = began_s, stop
 
-    def run(self, loads: dict[str, Load], cores: int, pids: tuple[int, ...] = ()) -> Iterator[Window]:
+    def run(self, loads: dict[str, Load], cores: int) -> Iterator[Window]:
         """Every window, as it ends. `loads`: arm id -> load; two ids may share one. `cores`: threads that a load uses.
-        `pids`: further processes that are part of it. Ends early when told to stop.
+        Ends early when told to stop.
 
         Raises:
             DoesNotFitError: from the first window that does not fit.
@@ -71,7 +71,7 @@ class Rounds:
                 for attempt in range(RETRIES + 1):
                     if self._stop():
                         return
-                    window = self._turn(loads[arm], cores, pids).model_copy(
+                    window = self._turn(loads[arm], cores).model_copy(
                         update={"arm": arm, "round": number, "position": position, "attempt": attempt}
                     )
                     again = attempt < RETRIES and bool(VOIDING & set(window.reasons))
@@ -79,14 +79,14 @@ class Rounds:
                     if not again:
                         break
 
-    def _turn(self, load: Load, cores: int, pids: tuple[int, ...]) -> Window:
+    def _turn(self, load: Load, cores: int) -> Window:
         if self._schedule.cooldown_s:
             time.sleep(self._schedule.cooldown_s)
         load.warm(self._schedule.warm_s)
         self._sampler.begin(self._schedule.window_s)
-        before = host.snapshot(pids)
+        before = host.snapshot()
         work = load.run(self._schedule.window_s)
-        seen = host.between(before, host.snapshot(pids))
+        seen = host.between(before, host.snapshot())
         found = self._sampler.end(work.start_ns, work.end_ns, seen.others_cpu, _may_alias(work))
         codes = (*work.reasons, *host.reasons(seen, cores), *found.state_reasons)
         return Window(
@@ -97,6 +97,7 @@ class Rounds:
             latency=work.latency, device=found.device,
             host=seen.model_copy(update={"sampler_cpu_s": found.sampler_cpu_s}),
             peak_bytes=work.peak_bytes, communication=work.communication or None, reasons=tuple(dict.fromkeys(codes)),
+            notes=work.notes, whole_run=work.whole_run, retries=work.retries,
         )  # fmt: skip
 
     def _estimate(self, seconds: float, seen: Host) -> EnergyEstimate | None:

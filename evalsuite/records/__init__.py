@@ -64,6 +64,7 @@ from evalsuite.records.measured import (
     Ratio,
     Roofline,
     Scope,
+    WholeRun,
     Window,
     Workload,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "SuitePlan",
     "TaskSpec",
     "Verdict",
+    "WholeRun",
     "Window",
     "Workload",
     "worst",

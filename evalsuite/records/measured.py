@@ -68,6 +68,7 @@ REASONS: dict[str, str] = {
     "too_few_rows": "The batch has fewer rows than there are devices to share them.",
     "does_not_fit": "The batch does not fit in memory; the next smaller one was tried.",
     "endpoint_failed": "The endpoint stopped answering or gave errors.",
+    "length_not_kept": "Answers were shorter than asked for: the arms may have done different work.",
     "few_requests": "Too few requests for this percentile.",
     "beyond_context": "Input and output together exceed the model's context.",
     "cannot_run": "The engine cannot run this arm.",
@@ -84,7 +85,7 @@ WARNINGS = frozenset({
     "aliasing_risk", "module_scope", "power_capped", "clock_variation", "token_count_retokenised", "client_bound",
     "length_saturated", "not_steady", "does_not_fit", "few_requests", "tpi_out_of_band", "dummy_weights", "drift",
     "accumulator_mismatch", "prefix_cache_on", "thermal_throttle", "steal_time", "preempted", "shared_host",
-    "above_limit_ratio", "decode_only",
+    "above_limit_ratio", "decode_only", "length_not_kept",
 })  # fmt: skip
 """Codes that are shown beside a number; all others take it away. `accumulator_mismatch` lowers the quality to L2. A
 window with `steal_time`, `preempted` or `shared_host` was measured again twice and kept (the processor's energy is then
@@ -206,6 +207,15 @@ class Latency(Noun):
     """Requests a second within the asked-for limits; None where none were asked for."""
 
 
+class WholeRun(Noun):
+    """A serving window with its filling up and running dry: from the first sending to the last piece."""
+
+    duration_s: float
+    input_tokens: int
+    output_tokens: int
+    requests: int
+
+
 class Host(Noun):
     """What the machine did to a window; None where it does not say."""
 
@@ -254,6 +264,10 @@ class Window(Noun):
     """Why a meter gave nothing, `meter: code`."""
     energy_estimate: EnergyEstimate | None = None
     latency: Latency | None = None
+    whole_run: WholeRun | None = None
+    """Serving windows: the run around the steady state."""
+    retries: int = 0
+    """Requests that were sent again, because the endpoint was busy or failed before it answered."""
     host: Host
     device: DeviceState | None = None
     peak_bytes: int | None = None
@@ -261,6 +275,8 @@ class Window(Noun):
     communication: float | None = None
     """Several devices: share of the time in communication."""
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was seen, for people, where a reason needs more than its code."""
     voided: bool = False
     """Measured again; this one counts for nothing and is kept."""
 
