@@ -93,6 +93,6 @@ RIGS: dict[str, Kind] = {
     "endpoint": Kind(
         _endpoint, "serve",
         ("endpoints", "names", "api_key_env", "tokenizer", "timeout_s", "retries", "slo", "ignore_eos"),
-    ),  # fmt: skip
+    ),
 }
 """Engine name -> its rig."""
