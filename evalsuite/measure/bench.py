@@ -127,6 +127,8 @@ def _devices() -> tuple[str, ...] | None:
 def _run(bench: Bench, work: _Work, replay: Workload | None) -> Bench:
     spec, began, job = bench.spec, time.perf_counter(), work.job
     arms = [_opened(work, arm) for arm in spec.arms]
+    if all(loaded.opened is None for loaded in arms):
+        raise CannotRunError(f"No arm can be measured. {arms[0].refused}")
     if facts := getattr(work.rigged.rig, "facts", None):
         bench = bench.model_copy(update={"environment": {**bench.environment, "arms": facts}})
     points = _points(spec, work.runner, replay)
@@ -240,7 +242,7 @@ def _rows(point: Workload, arms: list[_Loaded], spec: BenchSpec) -> list[Measure
     rows = []
     for loaded in arms:
         rows.append(_row(point, loaded, loaded.arm.id))
-        if loaded.arm.id == spec.baseline and loaded.runs:
+        if loaded.arm.id == spec.baseline:
             rows.append(_row(point, loaded, spec.null_arm))
     return rows
 
@@ -248,7 +250,7 @@ def _rows(point: Workload, arms: list[_Loaded], spec: BenchSpec) -> list[Measure
 def _row(point: Workload, loaded: _Loaded, name: str) -> Measurement:
     opened = loaded.opened
     if opened is None:
-        return Measurement(row_id=f"{point.key}.{name}", arm=name, workload=point, execution="reference", realised=None,
+        return Measurement(row_id=f"{point.key}.{name}", arm=name, workload=point, execution=None, realised=None,
                            speed_valid=False, reasons=("cannot_run",), detail=loaded.refused)  # fmt: skip
     return Measurement(
         row_id=f"{point.key}.{name}", arm=name, workload=point, execution=opened.execution, realised=opened.realised,

@@ -331,7 +331,8 @@ class Measurement(Noun):
     row_id: str
     arm: str
     workload: Workload
-    execution: Execution
+    execution: Execution | None
+    """None where the arm was not loaded."""
     realised: Realised | None
     speed_valid: bool
     """False for emulated arms: they have no window and no number."""
@@ -351,7 +352,7 @@ class Measurement(Noun):
     @model_validator(mode="after")
     def _emulated_has_no_speed(self) -> Self:
         if not self.speed_valid and self.windows:
-            raise ValueError(f"arm '{self.arm}' is {self.execution}: it has no speed and no energy")
+            raise ValueError(f"arm '{self.arm}' is {self.execution or 'not loaded'}: it has no speed and no energy")
         return self
 
     @property
