@@ -19,6 +19,14 @@ def test_what_a_child_says_is_kept_and_passed_on(capfd: pytest.CaptureFixture[st
     assert "no kernel for this" in capfd.readouterr().err
 
 
+def test_a_message_that_ends_in_a_colon_has_its_next_line():
+    with Listening() as heard:
+        for line in ("ValueError: Failed to find a kernel. Reasons:", "SomeKernel: requires AMX"):
+            os.write(2, f"(EngineCore pid=7) ERROR 11-24 17:20:01 [core.py:12] {line}\n".encode())
+
+    assert heard.errors() == ["ValueError: Failed to find a kernel. Reasons: SomeKernel: requires AMX"]
+
+
 def test_one_that_outlives_the_context_can_still_speak(capfd: pytest.CaptureFixture[str]):
     """It waits for a line, speaks after the context has ended, and is not cut off."""
     code = "import sys; sys.stdin.readline(); print('late', file=sys.stderr)"

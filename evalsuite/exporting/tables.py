@@ -70,7 +70,7 @@ def write_prometheus(bench: Bench) -> Exported:
         work = point.row.workload
         labels = {"bench": bench.bench_id, "model": model(bench, point), "arm": point.row.arm,
                   "role": _role(bench, point), "workload": work.key, "phase": work.phase, "batch": str(work.batch),
-                  "execution": point.row.execution}  # fmt: skip
+                  "execution": point.row.execution or "none"}  # fmt: skip
         _add(samples, "evalsuite_tokens_per_second", labels, point.tokens_per_s)
         _add(samples, "evalsuite_rounds", labels, len(point.windows))
         for one in point.joules:

@@ -10,6 +10,8 @@ from types import TracebackType
 
 ERROR = re.compile(r"\b([A-Z]\w*(?:Error|Exception): .+)$")
 """The last line of a traceback, whatever a logger has written in front of it."""
+PREFIX = re.compile(r"^(\([^)]*\) )?([A-Z]+ [^\]]*\] )?\s*")
+"""What vLLM's loggers write in front of a line."""
 LINES = 2000
 PATIENCE_S = 3.0
 
@@ -38,11 +40,16 @@ class Listening:
         os.close(self._before)
 
     def errors(self) -> list[str]:
-        """Errors that were named, `KindError: message`, first one first. Waits a moment for the last words."""
+        """Errors that were named, `KindError: message`, first one first, with the next line where a message ends in a
+        colon. Waits a moment for the last words."""
         if self._thread is not None:
             self._thread.join(PATIENCE_S)
-        found = (ERROR.search(line.rstrip()) for line in list(self._kept))
-        return list(dict.fromkeys(match.group(1) for match in found if match))
+        lines, found = [line.rstrip() for line in self._kept], []
+        for at, line in enumerate(lines):
+            if match := ERROR.search(line):
+                more = PREFIX.sub(" ", lines[at + 1]) if line.endswith(":") and at + 1 < len(lines) else ""
+                found.append(match.group(1) + more)
+        return list(dict.fromkeys(found))
 
     def _pass_on(self, reading: int, onward: int) -> None:
         with os.fdopen(reading, "rb") as lines, os.fdopen(onward, "wb", buffering=0) as out:
