@@ -140,16 +140,16 @@ def _joint_parts(judgement: BenchJudgement) -> list[RenderableType]:
 
 
 def _joints(joints: list[Joint]) -> Table:
-    table = _table(" gate", " arm", "answers", "accuracy", "tokens", "inflation [95 %]", "waste", "tokens/correct",
-                   "s/correct", "J/correct", "relative [95 %]", "break-even", " ")  # fmt: skip
-    for one in joints:
+    """All tasks together; each by itself is in the JSON and on the pages."""
+    table = _table(" arm", "accuracy", "tokens", "inflation [95 %]", "tokens/correct [95 %]", "s/correct [95 %]",
+                   "J/correct [95 %]", "relative [95 %]", " ")  # fmt: skip
+    for one in (joint for joint in joints if joint.task is None):
         name = next((n for n in ("j_per_correct", "s_per_correct", "tokens_per_correct") if n in one.relative), None)
         relative = "—" if name is None else f"{name.split('_')[0]} {_of(one.relative[name], '.3f')}"
         table.add_row(
-            one.task or "pooled", one.arm, f"{one.n:,}", _percent(one.accuracy), f"{one.tokens_per_answer:,.0f}",
-            _of(one.token_inflation, ".3f"), _percent(one.waste), _of(one.tokens_per_correct),
-            _of(one.s_per_correct), _of(one.j_per_correct), relative,
-            "—" if one.break_even_inflation is None else f"{one.break_even_inflation:.2f}", ", ".join(one.reasons),
+            one.arm, _percent(one.accuracy), f"{one.tokens_per_answer:,.0f}", _of(one.token_inflation, ".3f"),
+            _of(one.tokens_per_correct), _of(one.s_per_correct, ".3g"), _of(one.j_per_correct, ".3g"), relative,
+            ", ".join(one.reasons),
         )  # fmt: skip
     return table
 
