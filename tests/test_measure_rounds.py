@@ -143,7 +143,6 @@ def test_the_host_counts_what_this_process_uses(monkeypatch):
     assert host.reset_peak()
     block = bytearray(60_000_000)
     assert (host.peak_bytes() or 0) >= len(block)
-    assert (host.available_bytes() or 0) > 0
 
 
 def test_a_system_without_proc_knows_nothing_and_says_none(monkeypatch, tmp_path):

@@ -90,11 +90,6 @@ def peak_bytes() -> int | None:
     return _status("VmHWM")
 
 
-def available_bytes() -> int | None:
-    """Memory that could be used without swapping."""
-    return _field(PROC / "meminfo", "MemAvailable")
-
-
 def _status(name: str) -> int | None:
     return _field(PROC / "self" / "status", name)
 
