@@ -23,6 +23,7 @@ import numpy as np
 
 from evalsuite.judge import judge_bench
 from evalsuite.judge.effects import bca, effect
+from evalsuite.measure.rounds import order
 from evalsuite.records import Arm, Bench, BenchSpec, Energy, Host, Measurement, ModelRef, Recipe, Window, Workload
 
 ARMS = ("bf16", "bf16@null", "fp8")
@@ -34,18 +35,13 @@ HOST = Host(steal=0.0, involuntary_switches_per_s=0.0, others_cpu=0.0)
 POINT = Workload(preset="simulated", runner="static", phase="decode", batch=1, input_tokens=1, output_tokens=1)
 
 
-def orders(rounds: int, n: int) -> Any:
-    """(rounds, n): which arm has which place; all rotations, then all of them reversed."""
-    made = [[(place + r) % n for place in range(n)][:: 1 if (r // n) % 2 == 0 else -1] for r in range(rounds)]
-    return np.array(made)
-
-
 def places(rounds: int, *, sequential: bool) -> Any:
     """(rounds, arms): turn of each arm's window in each round, from 0."""
     n = len(ARMS)
     if sequential:
         return np.arange(n) * rounds + np.arange(rounds)[:, None]
-    return np.argsort(orders(rounds, n), axis=1) + n * np.arange(rounds)[:, None]
+    turns = [[int(arm) for arm in order(tuple(map(str, range(n))), r)] for r in range(rounds)]
+    return np.argsort(turns, axis=1) + n * np.arange(rounds)[:, None]
 
 
 def simulate(drift: float, turns: Any, sims: int, rng: np.random.Generator) -> dict[str, Any]:

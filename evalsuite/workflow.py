@@ -20,12 +20,13 @@ from evalsuite.records import (
     BenchSpec,
     Judgement,
     Manifest,
+    Measurement,
     Mode,
     RunSpec,
     SuiteDecision,
     SuitePlan,
 )
-from evalsuite.store import Store, StoredRun, read_manifest, save_bench, save_trace
+from evalsuite.store import Store, StoredRun, read_benches, read_manifest, save_bench, save_trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,10 +63,13 @@ class Run:
         """One decision a candidate and mode."""
         return self.judgement().decisions
 
-    def measurements(self) -> list[dict[str, Any]]:
-        """Throughput, memory and energy windows; empty where no bench was run."""
-        files = sorted(self.path.glob("cells/*/measurements.json"))
-        return [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))]
+    def measurements(self) -> list[Measurement]:
+        """What the benches of this suite and model in the same store measured; empty where no bench was run."""
+        spec = self.manifest.spec
+        asked = spec.name, spec.model.weights_sha256
+        benches = read_benches(self.path.parent)
+        return [row for bench in benches if (bench.spec.suite, bench.spec.model.weights_sha256) == asked
+                for row in bench.measurements]  # fmt: skip
 
 
 def load_run(path: str | Path) -> Run:

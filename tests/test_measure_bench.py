@@ -148,6 +148,7 @@ def test_replay_takes_the_lengths_of_the_suites_newest_run_and_is_refused_withou
     own = samples[(samples.arm == "bf16") & (samples["mode"] == "thinking") & (samples.n_output_tokens > 0)]
 
     assert made.spec.replay_run == done.manifest.run_id
+    assert workflow.load_run(done.path).measurements() == list(made.measurements)
     assert (point.preset, point.phase, point.batch) == ("replay", "whole", len(own))
     row = made.rows(point)[0]
     assert all(w.output_tokens == w.iterations * own.n_output_tokens.sum() for w in row.windows)
