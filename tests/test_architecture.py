@@ -12,6 +12,7 @@ HEAVY = {
     "torch": {"precision", "engines", "runner", "machine", "reference", "measure"},
     "transformers": {"engines", "reference"},
     "datasets": {"harness"},
+    "httpx": {"engines", "measure"},
     "plotly": {"publish"},
     "scipy": {"judge"},
     "rich": {"report", "report_bench", "progress"},

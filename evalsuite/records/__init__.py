@@ -23,6 +23,7 @@ from evalsuite.records.asked import (
     Recipe,
     RunSpec,
     Sampling,
+    Served,
     TaskSpec,
 )
 from evalsuite.records.base import SCHEMA, VERDICT_EXIT, VERDICTS, Mode, Noun, Verdict
@@ -156,6 +157,7 @@ __all__ = [
     "ScalingStep",
     "Scope",
     "Sequence",
+    "Served",
     "Subject",
     "SuiteDecision",
     "SuitePlan",
