@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalsuite.engines import GenerateRequest, ScoreRequest
+from evalsuite.engines import GenerateRequest, TraceRequest
 from evalsuite.engines.local import LocalEngine
 from evalsuite.measure.fake_server import Behaviour, FakeServer
 from evalsuite.precision.recipes import RECIPES
@@ -158,7 +158,7 @@ class ModelServer(FakeServer):
         if "messages" in body:
             prompt = tokenizer.apply_chat_template(
                 body["messages"], tokenize=True, add_generation_prompt=True, return_dict=False,
-                **body["chat_template_kwargs"] if "chat_template_kwargs" in body else {},
+                **body.get("chat_template_kwargs", {}),
             )  # fmt: skip
         else:
             prompt = body["prompt"]
@@ -172,7 +172,7 @@ class ModelServer(FakeServer):
         said = made.text[:end]
         if "messages" in body:
             thought, closed, rest = said.partition("</think>")
-            choice["message"] = {"content": rest if closed else None, "reasoning_content": thought.removeprefix("<think>")}
+            choice["message"] = {"content": rest, "reasoning_content": thought.removeprefix("<think>")}
             if not closed:
                 choice["message"] = {"content": said}
         else:
@@ -185,25 +185,18 @@ class ModelServer(FakeServer):
         return choice
 
     def _scored(self, body: dict[str, Any]) -> dict[str, Any]:
-        import torch
-
         ids = body["prompt"]
         how = "prompt_logprobs" if body.get("prompt_logprobs") else "echo"
         choice: dict[str, Any] = {"text": "", "finish_reason": "length"}
         if how not in self.talks.scoring:
             return choice
-        requests = [ScoreRequest(tuple(ids[:1]), tuple(ids[1:]))]
-        logits = torch.cat(list(self.model.session._forward.logits(requests)))
-        found = torch.log_softmax(logits, -1)
-        best = found.max(-1)
+        traced = self.model.session.trace([TraceRequest(tuple(ids[:1]), tuple(ids[1:]))], 1)[0]
+        values, best = traced.chosen.tolist(), traced.logprobs[:, 0].tolist()
         if how == "echo":
-            values = found.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
-            tops = [{"x": value} for value in best.values.tolist()]
+            tops = [{"x": value} for value in best]
             logprobs = {"token_logprobs": [None, *values, -1.0], "top_logprobs": [None, *tops, {"y": -1.0}]}
             return {**choice, "logprobs": logprobs}
         rows: list[dict[str, Any] | None] = [None]
-        for i, token in enumerate(ids[1:]):
-            at = int(best.indices[i])
-            row = {str(token): {"logprob": float(found[i, token]), "rank": 1 if at == token else 2}}
-            rows.append({**row, str(at): {"logprob": float(best.values[i]), "rank": 1}})
+        for token, at, own, most in zip(ids[1:], traced.top.tolist(), values, best, strict=True):
+            rows.append({str(token): {"logprob": own}, str(at): {"logprob": most, "rank": 1}})
         return {**choice, "prompt_logprobs": rows}

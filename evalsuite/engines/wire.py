@@ -1,8 +1,8 @@
 """What is sent to a server of the OpenAI protocol, and how its answers are read: plain documents, no connections.
 
 Prompts are token ids, so a server reads exactly what the embedded engine reads; `chat` turns them back into messages
-for servers that take nothing else. A server that says which tokens it made (`return_token_ids`) is believed; the text of
-another one is tokenised again. Either way an answer is brought into the embedded engine's form: without its
+for servers that take nothing else. A server that says which tokens it made (`return_token_ids`) is believed; text of
+another is tokenised again. Either way an answer is brought into the embedded engine's form: without its
 end-of-sequence token, ended at the first stop string, and in thinking mode only by one behind the thought.
 """
 
