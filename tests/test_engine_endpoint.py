@@ -353,7 +353,8 @@ def test_what_was_not_answered_is_missing_not_wrong_and_resume_asks_only_for_tha
     assert record.n_done == len(direct)
     assert pooled.missing_base == missing
     assert [f.code for f in record.findings if f.code == "MISSING"] == ["MISSING"]
-    assert f"{missing} items were not answered (refused {missing})" in next(f.message for f in record.findings)
+    said = f"{missing} items were not answered (failed requests: refused {missing})"
+    assert said in next(f.message for f in record.findings)
     assert asked_again == len(some)
     assert not [f for r in again.manifest.cells.values() for f in r.findings if f.code == "MISSING"]
     where = ["arm", "mode", "position"]
@@ -375,7 +376,7 @@ def test_a_cell_of_which_nothing_was_answered_fails_and_the_rest_goes_on(models,
     assert run.manifest.status == "partial"
     assert states.pop(ONE) == "failed"
     assert set(states.values()) == {"done"}
-    assert error.startswith("no item was answered (server_error 3)")
+    assert error.startswith("no item was answered (failed requests: server_error 3)")
     assert again.manifest.status == "done"
     assert len(again.samples()) == 2 * 2 * 3
 
@@ -451,8 +452,11 @@ def test_a_shorter_context_of_a_server_is_everyones(models, tiny_model: Path):
     with ModelServer(models["bf16"], Talks(max_model_len=512)) as url:
         own = engine(tiny_model, url)
         own.cannot_run(arm(tiny_model))
-
         assert own.max_length == 512
+
+        own.cannot_run(arm(tiny_model), scores=True)
+        own.cannot_run(arm(tiny_model), scores=True)
+        assert own.max_length == 510  # the last token is read, and one is generated
 
 
 def test_a_server_that_changed_between_looking_and_opening_is_refused(models, tiny_model: Path):

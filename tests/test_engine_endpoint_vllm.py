@@ -101,7 +101,7 @@ def test_vllm_is_seen_for_what_it_is(engine: EndpointEngine):
     assert realised.kernel.startswith("vllm ")
     assert (realised.facts["tokens"], realised.facts["scoring"]) == ("token_ids", "prompt_logprobs")
     assert (realised.facts["sampling"], realised.facts["tokenizer"]) == ("stated", "compared")
-    assert engine.resolve(arm())[0].served.max_length == engine.max_length == 2048
+    assert engine.resolve(arm())[0].served.max_length == engine.max_length + 2 == 2048
 
 
 def test_log_likelihoods_are_those_of_the_embedded_engine_as_far_as_bf16_goes(engine: EndpointEngine):
@@ -113,6 +113,9 @@ def test_log_likelihoods_are_those_of_the_embedded_engine_as_far_as_bf16_goes(en
         theirs, ours = session.score(asked), own.score(asked)
 
     assert [s.loglikelihood for s in theirs] == pytest.approx([s.loglikelihood for s in ours], abs=0.25)
+    with engine.open(arm()) as session:
+        longest = session.score([ScoreRequest(tuple(encode("1 + 1 = ") * 600)[: engine.max_length], (7,))])
+        assert longest[0].loglikelihood < 0
     assert len({round(s.loglikelihood, 3) for s in theirs}) > 1
 
 

@@ -1,4 +1,4 @@
-"""Any server of the OpenAI protocol (vLLM, SGLang, TensorRT-LLM, vllm-ascend, ...) as an engine, one server an arm.
+"""Any server of the OpenAI protocol as an engine, one server an arm: vLLM, SGLang, TensorRT-LLM, vllm-ascend, ...
 
     engine: {name: endpoint, options: {endpoints: {bf16: "http://h:8000", fp8-ue8m0: "http://h:8001"}, served_model: m}}
 
@@ -42,6 +42,8 @@ from evalsuite.records import Arm, Finding, ModelRef, Realised
 
 CONCURRENCY = 32
 APIS = ("completions", "chat")
+SCORING_TAKES = 2
+"""Tokens of a context that scoring cannot use: a server reads the last token too, and must generate one."""
 
 R = TypeVar("R", GenerateRequest, ScoreRequest)
 A = TypeVar("A", Generation, Score)
@@ -74,7 +76,7 @@ class EndpointEngine:
         folder = locate(model if source is None else ModelRef(id=str(source)), weights=False)
         self.tokenizer, self.config = reader_of(folder)
         self.eos = eos_ids(folder, self.tokenizer)
-        self.max_length: int = self.config.max_position_embeddings
+        self.max_length = self._longest = int(self.config.max_position_embeddings)
         self._seen: dict[tuple[str, str], Seen] = {}
         self._users: dict[tuple[str, str], str] = {}
 
@@ -85,7 +87,7 @@ class EndpointEngine:
 
     def where(self, arm: Arm) -> tuple[str, str]:
         """Address of an arm's server, and the model's name there; UsageError if the suite names none."""
-        base = arm.id.split("@")[0]  # the noise floor asks the baseline's server
+        base = _base(arm)  # the noise floor asks the baseline's server
         urls = dict(self.options.get("endpoints") or {})
         url = urls.get(arm.id, urls.get(base, self.options.get("base_url")))
         if url is None:
@@ -98,8 +100,8 @@ class EndpointEngine:
     def cannot_run(self, arm: Arm, *, scores: bool = False) -> str | None:
         """Its server must be there, have the model, and be no other arm's; with `scores`, give log-probabilities."""
         where = self.where(arm)
-        first = self._users.setdefault(where, arm.id.split("@")[0])
-        if first != arm.id.split("@")[0]:
+        first = self._users.setdefault(where, _base(arm))
+        if first != _base(arm):
             return (f"arms '{first}' and '{arm.id}' ask the same server for the same model: it would be compared with "
                     "itself. Give each a server in `endpoints`, or a name in `served_model`")  # fmt: skip
         try:
@@ -108,7 +110,8 @@ class EndpointEngine:
         except FailedError as error:
             return f"arm '{arm.id}': {error.kind}: {error.detail.rstrip('.')}"
         seen = self._seen[where]
-        self.max_length = min(self.max_length, seen.served.max_length or self.max_length)
+        self._longest = min(self._longest, seen.served.max_length or self._longest)
+        self.max_length = self._longest - (SCORING_TAKES if scores else 0)
         if scores and seen.dialect.scoring is None:
             return (f"arm '{arm.id}': the suite has multiple-choice tasks, and {where[0]} gives no log-probabilities "
                     "of prompts (neither `prompt_logprobs` nor `echo`). Leave those tasks out, or take another "
@@ -141,6 +144,11 @@ class EndpointEngine:
             return await look(client, (where[1], self.api), self.reader)
         finally:
             await client.close()
+
+
+def _base(arm: Arm) -> str:
+    """The arm whose server answers: the noise floor is the baseline again."""
+    return arm.id.removesuffix("@aa")
 
 
 def _number(options: dict[str, Any], name: str, default: float, least: float) -> float:

@@ -75,4 +75,4 @@ class Missing:
     @property
     def _why(self) -> str:
         said = ", ".join(f"{kind} {n:,}" for kind, n in sorted(self._kinds.items()))
-        return f" ({said})" if said else ""
+        return f" (failed requests: {said})" if said else ""
