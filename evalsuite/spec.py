@@ -169,6 +169,17 @@ class Overrides(_Strict):
     limit: int | None = None
     datasets: dict[str, str] = Field(default_factory=dict)
     """Dataset id -> local folder, over the suite's own."""
+    endpoints: dict[str, str] = Field(default_factory=dict)
+    """Arm -> URL, over the suite's own; they imply the engine `endpoint`."""
+
+    def engine_of(self, suite: "SuiteFile") -> EngineEntry:
+        """The engine that answers, with its options."""
+        name = self.engine or ("endpoint" if self.endpoints else suite.engine.name)
+        options = suite.engine.options
+        if self.endpoints:
+            own = options if suite.engine.name == "endpoint" else {}
+            options = {**own, "endpoints": {**(own.get("endpoints") or {}), **self.endpoints}}
+        return EngineEntry(name=name, options=options)
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -189,10 +200,11 @@ def load(name: str) -> Located:
 def resolve(located: Located, overrides: Overrides | None = None) -> tuple[RunSpec, ...]:
     """The runs that a suite asks for, one a model. SuiteError with file, line and what is allowed."""
     suite, overrides = validate(located, (), SuiteFile), overrides or Overrides()
-    engine = overrides.engine or suite.engine.name
+    asked = overrides.engine_of(suite)
+    engine = asked.name
     if engine not in ENGINES:
         raise located.error(("engine",), f"unknown engine '{engine}'.{did_you_mean(engine, ENGINES)}")
-    for option in suite.engine.options:
+    for option in asked.options:
         if option not in OPTIONS[engine]:
             raise located.error(
                 ("engine", "options", option), f"unknown option '{option}'.{did_you_mean(option, OPTIONS[engine])}"
@@ -257,7 +269,7 @@ def _model(located: Located, value: Any) -> ModelRef:
 
 
 def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, overrides: Overrides) -> RunSpec:
-    engine = overrides.engine or suite.engine.name
+    engine = overrides.engine_of(suite)
     arms = _arms(located, suite, model, overrides)
     chosen = _tasks(located, suite, overrides)
     margin = suite.decision.model_copy(update={"design": overrides.design or suite.decision.design})
@@ -265,7 +277,7 @@ def _resolve_model(located: Located, suite: SuiteFile, model: ModelRef, override
         raise located.error(("decision",), "margin and alpha must lie between 0 and 0.5.")
     return RunSpec(
         name=suite.name, model=model, arms=arms, baseline=suite.baseline, tasks=chosen, decision=margin,
-        engine=engine, engine_options=suite.engine.options, datasets={**_folders(located, suite), **overrides.datasets},
+        engine=engine.name, engine_options=engine.options, datasets={**_folders(located, suite), **overrides.datasets},
         sampling={"direct": suite.sampling.direct, "thinking": suite.sampling.thinking}, chat=suite.chat == "on",
         limit=overrides.limit or suite.limit, limited=overrides.limit is not None, seed=suite.seed,
         publish=suite.publish, divergence=suite.divergence,
@@ -281,7 +293,7 @@ def _folders(located: Located, suite: SuiteFile) -> dict[str, str]:
 def _arms(
     located: Located, suite: SuiteFile, model: ModelRef, overrides: Overrides, at: tuple[str, ...] = ("arms",)
 ) -> tuple[Arm, ...]:
-    engine = overrides.engine or suite.engine.name
+    engine = overrides.engine_of(suite).name
     entries: list[tuple[tuple[str | int, ...], Any]] = [((*at, i), entry) for i, entry in enumerate(suite.arms)]
     if overrides.arms is not None:
         known = {_arm_id(entry): (path, entry) for path, entry in entries}

@@ -13,7 +13,7 @@ HEAVY = {
     "transformers": {"engines", "reference"},
     "datasets": {"harness"},
     "vllm": {"engines", "measure"},
-    "httpx": {"measure"},
+    "httpx": {"engines", "measure"},
     "plotly": {"publish"},
     "scipy": {"judge"},
     "rich": {"report", "report_bench", "progress"},

@@ -328,6 +328,7 @@ def test_a_bench_is_joined_with_a_run():
     assert made.joints[1].relative["j_per_correct"].value == pytest.approx(0.8 * 1.05)
     assert made.joints[1].token_inflation_noise == pytest.approx(0.0)
     assert set(judged(priced(), "emulated").reasons) == {"composite"}
+    assert not judged(priced(), "declared").reasons  # a server answered: nothing was emulated
 
 
 @pytest.mark.parametrize("changes", [

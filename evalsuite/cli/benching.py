@@ -52,7 +52,7 @@ def bench(
 
     overrides = suites.BenchOverrides(
         model=model, arms=common.split(arms), engine=engine, presets=common.split(presets), rounds=rounds,
-        window_s=suites.parse_duration(window), price_per_hour=price or None, endpoints=_endpoints(endpoint),
+        window_s=suites.parse_duration(window), price_per_hour=price or None, endpoints=common.endpoints(endpoint),
         devices=_counts(devices), energy_model=_model(tdp, host_threads),
     )  # fmt: skip
     quick = machine.facts()["accelerator"] is None
@@ -86,16 +86,6 @@ def _counts(text: str | None) -> tuple[int, ...] | None:
     if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"--devices takes numbers of devices, e.g. 1,2,4 (found: '{text}').")
     return tuple(int(part) for part in parts)
-
-
-def _endpoints(pairs: list[str] | None) -> dict[str, str]:
-    found = {}
-    for pair in pairs or []:
-        arm, equals, url = pair.partition("=")
-        if not (arm and equals and url.startswith(("http://", "https://"))):
-            raise UsageError(f"--endpoint takes ARM=URL, e.g. bf16=http://127.0.0.1:8000 (found: '{pair}').")
-        found[arm] = url
-    return found
 
 
 def _finish(made: "list[Bench]", results: Path, *, as_json: bool) -> None:

@@ -47,6 +47,17 @@ def folders(pairs: list[str] | None) -> dict[str, str]:
     return found
 
 
+def endpoints(pairs: list[str] | None) -> dict[str, str]:
+    """`ARM=URL` options as a table; UsageError for anything else."""
+    found = {}
+    for pair in pairs or []:
+        arm, equals, url = pair.partition("=")
+        if not (arm and equals and url.startswith(("http://", "https://"))):
+            raise UsageError(f"--endpoint takes ARM=URL, e.g. bf16=http://127.0.0.1:8000 (found: '{pair}').")
+        found[arm] = url
+    return found
+
+
 def print_json(document: dict[str, Any]) -> None:
     """The one document of a verb, on stdout."""
     typer.echo(json.dumps({"schema_version": 1, **document}, indent=1, ensure_ascii=False, allow_nan=False))

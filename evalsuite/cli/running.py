@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from evalsuite.cli.common import DEFAULT_RESULTS, AsJson, Results
 from evalsuite.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from evalsuite.records import RunSpec
     from evalsuite.workflow import Run
 
 
@@ -24,6 +26,10 @@ def run(
     arms: Annotated[str | None, typer.Option(help="Arms to run, comma-separated (the baseline always runs).")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks to run, comma-separated.")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine; see `evalsuite list engines`.")] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="Server of an arm, ARM=URL; may be repeated. Implies that engine; with --resume: it moved."),
+    ] = None,
     design: Annotated[
         str | None, typer.Option(help="`fixed`: one verdict at the end; `sequential`: look after each window.")
     ] = None,
@@ -52,15 +58,36 @@ def run(
         overrides = suites.Overrides(
             model=model, arms=common.split(arms), tasks=common.split(tasks), engine=engine, limit=limit,
             design=common.design(design),
-            datasets=common.folders(datasets),
+            datasets=common.folders(datasets), endpoints=common.endpoints(endpoint),
         )  # fmt: skip
         specs = suites.resolve(located, overrides)
         max_time = max_time or _suite_max_time(located)
     if dry_run:
         common.print_json({"runs": [spec.model_dump(mode="json") for spec in specs]})
         return
-    done = _measure(specs, results, suites.parse_duration(max_time), (resume, more), quiet=as_json)
+    again = Again(resume, more, common.endpoints(endpoint))
+    done = _measure(specs, results, suites.parse_duration(max_time), again, quiet=as_json)
     _finish_run(done, results, gate=gate, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Again:
+    """What is to be continued."""
+
+    run: str | None
+    more: int
+    """Further items a mode."""
+    endpoints: dict[str, str]
+    """Servers that moved: arm -> URL."""
+
+    def moved(self, spec: "RunSpec") -> "RunSpec":
+        """The stored suite, asking servers where they are now."""
+        if not self.endpoints:
+            return spec
+        if spec.engine != "endpoint":
+            raise UsageError(f"--endpoint says where a server moved; this run's engine is '{spec.engine}'.")
+        urls = {**(spec.engine_options.get("endpoints") or {}), **self.endpoints}
+        return spec.model_copy(update={"engine_options": {**spec.engine_options, "endpoints": urls}})
 
 
 def _suite_max_time(located: Any) -> str | None:
@@ -70,7 +97,7 @@ def _suite_max_time(located: Any) -> str | None:
 
 
 def _measure(
-    specs: tuple[Any, ...], results: Path, max_time_s: float | None, again: tuple[str | None, int], *, quiet: bool
+    specs: tuple[Any, ...], results: Path, max_time_s: float | None, again: "Again", *, quiet: bool
 ) -> "list[Run]":
     from evalsuite import workflow
     from evalsuite.progress import Progress
@@ -81,14 +108,13 @@ def _measure(
             results=results, max_time_s=max_time_s, interrupted=interrupted, reporter=progress,
             command=shlex.join(["evalsuite", *sys.argv[1:]]),
         )  # fmt: skip
-        resume, more = again
-        if resume is not None:
-            old = Store(results).run(None if resume == "last" else resume)
+        if again.run is not None:
+            old = Store(results).run(None if again.run == "last" else again.run)
             if old.manifest.provenance != "measured":
                 origin = old.manifest.provenance
                 raise RefusedError(f"{old.manifest.run_id} was {origin}, not measured: there is nothing to resume.")
-            return [workflow.run(old.manifest.spec, options, resume=old, more=more)]
-        if more:
+            return [workflow.run(again.moved(old.manifest.spec), options, resume=old, more=again.more)]
+        if again.more:
             raise UsageError("--more continues a stored run: name it with --resume RUN.")
         return [workflow.run(spec, options) for spec in specs]
 
@@ -137,6 +163,7 @@ def _finish_run(done: "list[Run]", results: Path, *, gate: bool, as_json: bool) 
 def _next_command(done: "list[Run]", results: Path) -> str:
     where = "" if results == DEFAULT_RESULTS else f" --results {shlex.quote(str(results))}"
     for item in done:
-        if item.manifest.status != "done":
+        open_ = any(f.code == "MISSING" for record in item.manifest.cells.values() for f in record.findings)
+        if item.manifest.status != "done" or open_:
             return f"evalsuite run --resume {item.manifest.run_id}{where}"
     return f"evalsuite verdict {done[-1].manifest.run_id}{where}"

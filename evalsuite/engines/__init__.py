@@ -17,6 +17,9 @@ from evalsuite.records import Arm, Finding, ModelRef, Realised
 
 BATCH, HALVED = "batch", "halved_groups"
 """Under what names `Session.activity` counts groups that were not answered whole."""
+UNANSWERED, GONE = "unanswered", "gone"
+"""Under what name `Session.activity` counts items that were not answered, by kind of failure; of the kind `GONE` are
+those that were not asked any more because the engine is no longer there: their cell fails."""
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
@@ -53,6 +56,14 @@ class Generation:
     text: str
     """Their text (special tokens skipped), not yet cut at a stop string."""
     finish_reason: Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """What stands in place of an answer that an engine could not give: the item is missing, not wrong."""
+
+    kind: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +129,10 @@ class Session(Protocol):
 
     realised: Realised
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[Generation]:
+    def generate(self, requests: Sequence[GenerateRequest]) -> Sequence[Generation | Unanswered]:
         """Answer one group, in order."""
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Sequence[Score | Unanswered]:
         """Score one group, in order."""
 
     def trace(
@@ -134,7 +145,8 @@ class Session(Protocol):
 
     def activity(self) -> dict[str, dict[str, int]]:
         """Counts over quantised activations since the last call, by module (`records.Activity`); under `batch`
-        those of groups that had to be halved. Empty if there is nothing to say."""
+        those of groups that had to be halved, under `unanswered` what was not answered. Empty if there is nothing to
+        say."""
 
 
 class Engine(Protocol):
@@ -149,8 +161,8 @@ class Engine(Protocol):
     max_length: int
     """Context length in tokens."""
 
-    def cannot_run(self, arm: Arm) -> str | None:
-        """Why this engine cannot run the arm, or None."""
+    def cannot_run(self, arm: Arm, *, scores: bool = False) -> str | None:
+        """Why this engine cannot run the arm, or None. `scores`: log-likelihoods will be asked for."""
 
     def resolve(self, arm: Arm) -> tuple[Arm, tuple[Finding, ...]]:
         """The arm with what only its weights can tell (their hash; the recipe of an `as-shipped` arm), and what they
@@ -166,11 +178,28 @@ def _local(model: ModelRef, options: dict[str, Any]) -> Engine:
     return LocalEngine(model, options)
 
 
+def _endpoint(model: ModelRef, options: dict[str, Any]) -> Engine:
+    from evalsuite.engines.endpoint import EndpointEngine
+
+    return EndpointEngine(model, options)
+
+
 ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
     "local": _local,  # transformers in this process, on the CPU or torch's accelerator
+    "endpoint": _endpoint,  # servers of the OpenAI protocol, one an arm
 }
 """Engine name -> constructor from a model and the suite's engine options."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "local": ("threads", "group_tokens", "gemm_mode", "execution", "count", "forward"),
-}
+    "endpoint": ("base_url", "endpoints", "served_model", "tokenizer", "api", "concurrency", "timeout_s", "retries",
+                 "api_key_env", "group_tokens"),
+}  # fmt: skip
 """Engine name -> the options that a suite may set."""
+UNSEEN: dict[str, frozenset[str]] = {
+    "endpoint": frozenset({"base_url", "endpoints", "concurrency", "timeout_s", "retries", "api_key_env"}),
+}
+"""Engine name -> options that answers do not depend on: where, how fast and how patiently it is asked. They are not in
+the resume key: a server that moved is the same arm."""
+GROUP_TOKENS: dict[str, int] = {"endpoint": 1_048_576}
+"""Engine name -> token budget of a group, where it is not `groups.GROUP_TOKENS`. A server makes its batches itself; a
+group is only what the journal keeps at once, and must be large enough to keep the server busy."""

@@ -56,7 +56,7 @@ class LocalEngine:
         self._kept: tuple[tuple[Path, bool], Any, Shipped | None] | None = None
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
 
-    def cannot_run(self, arm: Arm) -> str | None:
+    def cannot_run(self, arm: Arm, *, scores: bool = False) -> str | None:  # noqa: ARG002 - it always can
         """Another model must read the same prompts; a quantised checkpoint runs as shipped or not at all; static scales
         need texts."""
         folder = self._folder_of(arm)

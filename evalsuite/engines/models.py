@@ -17,23 +17,23 @@ from evalsuite.records import ModelRef
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
-def locate(model: ModelRef) -> Path:
-    """The folder with the model's files; CannotRunError if it is not to be had."""
+def locate(model: ModelRef, *, weights: bool = True) -> Path:
+    """The folder with the model's files (`weights`: these too); CannotRunError if it is not to be had."""
     if model.id == "reference":
-        return _checked(resources.reference_model(), "the embedded reference model")
+        return _checked(resources.reference_model(), "the embedded reference model", weights=weights)
     folder = Path(model.id).expanduser()
     if folder.is_dir():
-        return _checked(folder.resolve(), f"model folder '{model.id}'")
+        return _checked(folder.resolve(), f"model folder '{model.id}'", weights=weights)
     if folder.is_absolute() or model.id.startswith((".", "~")) or model.id.count("/") != 1:
         raise CannotRunError(f"Model folder '{model.id}' does not exist. Name a folder, or a hub id like ORG/NAME.")
-    return _from_hub(model)
+    return _from_hub(model, _FILES if weights else _FILES[1:])
 
 
-def _from_hub(model: ModelRef) -> Path:
+def _from_hub(model: ModelRef, files: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=list(files)))
     except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; each means: not to be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CannotRunError(
@@ -42,10 +42,10 @@ def _from_hub(model: ModelRef) -> Path:
         ) from None
 
 
-def _checked(folder: Path, what: str) -> Path:
+def _checked(folder: Path, what: str, *, weights: bool) -> Path:
     if not (folder / "config.json").is_file():
         raise CannotRunError(f"{what[0].upper()}{what[1:]} ({folder}) has no config.json.")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         raise CannotRunError(f"{what[0].upper()}{what[1:]} ({folder}) has no *.safetensors weights.")
     return folder
 

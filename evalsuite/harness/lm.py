@@ -7,18 +7,19 @@ how the two are held against each other.
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs
 
-from evalsuite.engines import Engine, GenerateRequest, ScoreRequest, Session
-from evalsuite.errors import SuiteError, UsageError
+from evalsuite.engines import Engine, GenerateRequest, Generation, Score, ScoreRequest, Session, Unanswered
+from evalsuite.errors import CannotRunError, SuiteError, UsageError
 from evalsuite.groups import cut
 from evalsuite.harness.sharing import share, size_of
 from evalsuite.records import Mode
 
 THINK, END_THINK = "<think>", "</think>"
+A = TypeVar("A", Generation, Score)
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]
@@ -70,7 +71,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         texts = [""] * len(requests)
         for group in cut([size_of(one) for one in shared]):
             for i, made in zip(group, self._live.generate([shared[i][0] for i in group]), strict=True):
-                texts[i] = visible(made.text, requests[i].args[0], prepared[i].stop)[0]
+                texts[i] = visible(_given(made).text, requests[i].args[0], prepared[i].stop)[0]
         return texts
 
     def generate_request(self, prompt: str, gen_kwargs: dict[str, Any]) -> GenerateRequest:
@@ -116,7 +117,7 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         for group in cut([size_of(one) for one in shared]):
             made = self._live.score([request for number in group for request in shared[number]])
             for i, score in zip((i for number in group for i in items[number]), made, strict=True):
-                results[i] = (score.loglikelihood, score.greedy)
+                results[i] = (_given(score).loglikelihood, _given(score).greedy)
         return results
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:  # noqa: ARG002
@@ -128,6 +129,13 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         if self.session is None:
             raise UsageError("This EngineLM has no session; open the engine first.")
         return self.session
+
+
+def _given(answer: A | Unanswered) -> A:
+    """The answer; CannotRunError where there is none, since stock lm-eval knows no missing items."""
+    if isinstance(answer, Unanswered):
+        raise CannotRunError(f"An item was not answered: {answer.kind}: {answer.detail}")
+    return answer
 
 
 def visible(text: str, prompt: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest, Session
+from evalsuite.engines import GenerateRequest, Generation, Score, ScoreRequest, Session, Unanswered
 from evalsuite.errors import UsageError
 from evalsuite.harness.lm import END_THINK, visible
 from evalsuite.harness.workload import Item, Workload
@@ -33,7 +33,7 @@ def answer(session: Session, workload: Workload, group: Sequence[int], tags: dic
          "prompt_hash": item.prompt_hash, "position": position, "gold": item.gold, **row, **tags, "seed": seed,
          "cluster": item.cluster}
         for position, item, row, seed in zip(group, items, scored, seeds, strict=True)
-        if row is not None  # a log-likelihood that is no number: the item is missing, not wrong
+        if row is not None  # not answered, or a log-likelihood that is no number: the item is missing, not wrong
     ]  # fmt: skip
 
 
@@ -55,7 +55,9 @@ def _filtered(workload: Workload, item: Item, responses: Sequence[Any]) -> tuple
     return filtered, float(values[workload.spec.metric])
 
 
-def _score_text(workload: Workload, item: Item, made: Generation) -> Row:
+def _score_text(workload: Workload, item: Item, made: Generation | Unanswered) -> Row | None:
+    if isinstance(made, Unanswered):
+        return None
     request = item.requests[0]
     assert isinstance(request, GenerateRequest)
     text, closed = visible(made.text, item.prompt, request.stop)
@@ -90,8 +92,9 @@ def _thinking_tokens(tokenizer: Any, made: Generation) -> int:
     return low
 
 
-def _score_choices(workload: Workload, item: Item, scores: Sequence[Score]) -> Row | None:
-    if not all(math.isfinite(s.loglikelihood) for s in scores):
+def _score_choices(workload: Workload, item: Item, given: Sequence[Score | Unanswered]) -> Row | None:
+    scores = [s for s in given if isinstance(s, Score) and math.isfinite(s.loglikelihood)]
+    if len(scores) < len(given):
         return None
     pairs = [(s.loglikelihood, s.greedy) for s in scores]
     _, score = _filtered(workload, item, pairs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evalsuite import sequence
+from evalsuite.engines import GROUP_TOKENS as BUDGETS
 from evalsuite.engines import Engine, GenerateRequest, ScoreRequest
 from evalsuite.errors import UsageError
 from evalsuite.groups import GROUP_TOKENS, cut, seeded_order, windows
@@ -164,7 +165,7 @@ def _workload(run: RunSpec, source: Source, mode: Mode, how: tuple[Engine, tuple
     shared = share([item.requests for item in asked], next((end for end in ends if end), len(asked)))
     items = tuple(replace(item, requests=requests) for item, requests in zip(asked, shared, strict=True))
     sizes = [size_of(item.requests) for item in items]
-    tokens = int(run.engine_options.get("group_tokens", GROUP_TOKENS))
+    tokens = int(run.engine_options.get("group_tokens", BUDGETS.get(run.engine, GROUP_TOKENS)))
     groups, noise = cut(sizes, tokens, ends=ends), cut(sizes, tokens, noise=True, ends=ends)
     common = [[request.shared for request in item.requests] for item in items]
     parts = [spec.model_dump_json(), mode, json.dumps([groups, noise, common]), *(i.prompt_hash for i in items)]

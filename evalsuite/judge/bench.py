@@ -138,7 +138,7 @@ def _joints(bench: Bench, answered: Answered) -> tuple[Joint, ...]:
 def _emulated(manifest: Manifest) -> Iterable[str]:
     """Arms any of whose cells ran by emulation, or unproven."""
     for record in manifest.cells.values():
-        if record.realised is not None and record.realised.execution != "native":
+        if record.realised is not None and record.realised.execution in ("emulated", "native-unproven"):
             yield record.cell.arm
 
 

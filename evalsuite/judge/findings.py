@@ -18,7 +18,7 @@ TIES_ABOVE = 0.01
 """Share of ties in a task above which the finding is raised."""
 COMMON = 0.01
 """Share of truncated or unparsable answers from which the finding is a warning."""
-DERIVED = frozenset({"TRUNCATED", "UNPARSABLE", "TIES", "MISSING", "CELL_FAILED", "LIMITED", "EMULATED",
+DERIVED = frozenset({"TRUNCATED", "UNPARSABLE", "TIES", "MISSING", "CELL_FAILED", "LIMITED", "EMULATED", "DECLARED",
                      "DUPLICATE_ITEMS"})  # fmt: skip
 """Codes that are derived here; the cells' own findings of these codes would say the same twice."""
 
@@ -44,6 +44,7 @@ def pair_findings(manifest: Manifest, grid: Grid, arms: tuple[str, str], pairing
     records = [r for r in manifest.cells.values() if r.cell.mode == grid.mode and r.cell.arm in arms]
     found = [f for record in records for f in record.findings if f.code not in DERIVED]
     found += _emulated(records, arms[1])
+    found += _declared(records)
     found += _flag_findings(grid, arms)
     found += _ties(grid, arms)
     found += _duplicates(grid, arms)
@@ -70,6 +71,18 @@ def _emulated(records: Iterable[CellRecord], candidate: str) -> list[Finding]:
         )
         found.append(Finding(code="KERNEL_UNPROVEN", severity="warning", message=message))
     return found
+
+
+def _declared(records: Iterable[CellRecord]) -> list[Finding]:
+    found = {r.cell.arm: r.realised for r in records if r.realised and r.realised.execution == "declared"}
+    if not found:
+        return []
+    said = ", ".join(f"{arm} ({ran.kernel})" for arm, ran in found.items())
+    message = (
+        f"Answered by servers: {said}. Which numbers they compute in is what the suite says of them; nobody looked. "
+        "Read a server's own log for the kernels that it chose before its recipe is believed."
+    )
+    return [Finding(code="DECLARED", severity="warning", message=message)]
 
 
 def _flag_findings(grid: Grid, arms: tuple[str, str]) -> list[Finding]:

@@ -8,6 +8,7 @@ from evalsuite.publish.runs import JudgedRun
 from evalsuite.records import CellRecord, Quant, Realised
 
 SHOWN_CELLS = 300
+UNKNOWN = "not known"
 """Cells in the page's table; the CSV has them all."""
 
 
@@ -50,16 +51,22 @@ def _ran(ran: Realised | None, absent: str) -> tuple[tuple[str, str], ...]:
     names = ("Recipe that ran", "Execution", "Matrix multiplication", "Operands", "Log-softmax", "Device",
              "Threads a worker", "Modules quantised", "Parameters quantised", "Multiply-adds quantised",
              "Counts over the weights", "Native kernels seen", "Share of FP8 kernels",
-             "Scales in the kernel")  # fmt: skip
+             "Scales in the kernel", "Said by the server")  # fmt: skip
     if ran is None:
         return tuple((name, absent) for name in names)
     counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in sorted(ran.counts.items()))
-    values = (ran.recipe, ran.execution, ran.kernel, ran.gemm_mode, ran.logits_dtype, ran.device, str(ran.threads),
-              text.count(len(ran.modules)), text.percent(ran.params_quantised), text.percent(ran.macs_quantised),
+    values = (ran.recipe, ran.execution, ran.kernel, ran.gemm_mode, ran.logits_dtype, ran.device,
+              UNKNOWN if ran.threads is None else str(ran.threads),
+              UNKNOWN if ran.execution == "declared" else text.count(len(ran.modules)),
+              _share(ran.params_quantised), _share(ran.macs_quantised),
               counts or "none", ", ".join(ran.kernels) or "none",
               "-" if ran.kernel_share is None else text.percent(ran.kernel_share),
-              ran.scale_storage or "-")  # fmt: skip
+              ran.scale_storage or "-", "; ".join(f"{k}: {v}" for k, v in ran.facts.items()) or "-")  # fmt: skip
     return tuple(zip(names, values, strict=True))
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else text.percent(value)
 
 
 def quant(value: Quant | None, compute: str) -> str:

@@ -99,7 +99,7 @@ class JudgedRun:
         return Reading("missing", None, "not run yet" if cells else "not planned")
 
     def execution(self, arm: str) -> str | None:
-        """`native`, `native-unproven` or `emulated`, as realised; `mixed` if cells differ; None before any cell ran."""
+        """As realised (see `Realised.execution`); `mixed` if cells differ; None before any cell ran."""
         kinds = {r.realised.execution for r in self.manifest.cells.values() if r.cell.arm == arm and r.realised}
         return None if not kinds else "mixed" if len(kinds) > 1 else kinds.pop()
 

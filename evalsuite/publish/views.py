@@ -162,6 +162,7 @@ class View:
         notes = {
             "emulated": "the candidate's arithmetic was emulated: accuracy is true, speed and energy are not measured",
             "native": "the candidate's arithmetic ran on hardware",
+            "declared": "a server answered; which numbers it computes in is what the suite says of it",
             "native-unproven": "native kernels were called, but FP8 kernels were not seen to do the work",
             "mixed": "cells ran differently: compare them on the Run page",
             None: "not recorded in the imported logs" if self.run.imported else "no cell of the candidate has run",

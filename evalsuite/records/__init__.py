@@ -23,6 +23,7 @@ from evalsuite.records.asked import (
     Recipe,
     RunSpec,
     Sampling,
+    Served,
     TaskSpec,
 )
 from evalsuite.records.base import SCHEMA, VERDICT_EXIT, VERDICTS, Mode, Noun, Verdict
@@ -159,6 +160,7 @@ __all__ = [
     "ScalingStep",
     "Scope",
     "Sequence",
+    "Served",
     "Subject",
     "SuiteDecision",
     "SuitePlan",

@@ -89,6 +89,18 @@ class ModelRef(Noun):
     """Hash over the weight files; None until the model has been found."""
 
 
+class Served(Noun):
+    """What the server of an arm says it is; nobody looked. Another one is another arm, wherever it stands."""
+
+    model: str
+    """Name that it was asked for."""
+    software: str | None = None
+    """Who made it: `vllm`, `sglang`, ..."""
+    version: str | None = None
+    max_length: int | None = None
+    """Longest context, in tokens."""
+
+
 class Arm(Noun):
     """One side of a comparison: a model in a recipe on an engine."""
 
@@ -100,6 +112,8 @@ class Arm(Noun):
     """True for `<baseline>@aa`: the baseline again, permuted, in groups of half the token budget."""
     calibration: CalibrationTexts | None = None
     """Only with static activation scales: what they are to be calibrated on."""
+    served: Served | None = None
+    """Engine endpoint: what its server said when the run began."""
 
 
 class TaskSpec(Noun):

@@ -45,10 +45,11 @@ class Realised(Noun):
 
     recipe: str
     """Id of the recipe that ran."""
-    execution: Literal["native", "native-unproven", "emulated"]
+    execution: Literal["native", "native-unproven", "emulated", "declared"]
     """`native`: the arithmetic named by the recipe ran on hardware. `native-unproven`: a scaled kernel was called, but
     the profiler saw FP8 kernels for less than 95 % of the time of its matrix multiplications; treat it as `emulated`.
-    `emulated`: true accuracy, no speed, no joules."""
+    `emulated`: true accuracy, no speed, no joules. `declared`: a server answered, and
+    what it runs is what somebody says."""
     kernel: str
     """Which matrix multiplication ran, e.g. `linear-bf16`, `linear-fp32-accumulate-bf16`."""
     gemm_mode: Literal["none", "fast", "exact"]
@@ -56,14 +57,14 @@ class Realised(Noun):
     logits_dtype: str
     """Precision of the log-softmax used for scoring."""
     device: str
-    threads: int
-    """Threads a worker; bits depend on it."""
+    threads: int | None
+    """Threads a worker; bits depend on it. None where a server does not say."""
     modules: tuple[str, ...]
     """Names of the quantised modules."""
-    params_quantised: float
-    """Share of parameters that are quantised, 0 to 1."""
-    macs_quantised: float
-    """Share of the multiply-adds of a token's linear layers that run on quantised operands, 0 to 1."""
+    params_quantised: float | None
+    """Share of parameters that are quantised, 0 to 1; None where nobody looked."""
+    macs_quantised: float | None
+    """Share of the multiply-adds of a token's linear layers that run on quantised operands, 0 to 1; None as above."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Totals over the weights: `clipped`, `nonfinite_blocks`, `zero_flushed`."""
     module_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
@@ -76,6 +77,8 @@ class Realised(Noun):
     """Native execution: the matrix multiplication kernels that the profiler saw in the quantised layers."""
     kernel_share: float | None = None
     """Share of those kernels' time that went into FP8 kernels, 0 to 1; None where the profiler saw none."""
+    facts: dict[str, str] = Field(default_factory=dict)
+    """Engine endpoint: what the server says of itself, and how it had to be asked."""
 
 
 class Finding(Noun):
@@ -98,6 +101,7 @@ FINDINGS: dict[str, str] = {
     "CELL_FAILED": "A cell failed; its items are missing.",
     "LIMITED": "The run used --limit: a plan of its own, not the suite's.",
     "EMULATED": "The candidate was emulated: accuracy is true, speed and energy were not measured.",
+    "DECLARED": "A server answered: which numbers it computes in is what the suite says of it; nobody looked.",
     "KERNEL_UNPROVEN": "FP8 kernels were called, but the profiler did not see them do the work: no speed, no energy.",
     "PROMPT_TRUNCATED": "Prompts longer than the model's context were cut from the left.",
     "DUPLICATE_ITEMS": "Items of equal content were dropped after the first.",

@@ -28,7 +28,8 @@ def run(spec: RunSpec, job: Job, resume: StoredRun | None = None, more: int = 0)
     """
     job.store.check_writable()
     engine = ENGINES[spec.engine](spec.model, spec.engine_options)
-    refusal = next((why for arm in spec.arms if (why := engine.cannot_run(arm))), None)
+    scores = any(task.max_gen_toks is None for task in spec.tasks)
+    refusal = next((why for arm in spec.arms if (why := engine.cannot_run(arm, scores=scores))), None)
     if refusal:
         raise CannotRunError(f"Engine '{spec.engine}' cannot run this: {refusal}.")
     resolved = {arm.id: engine.resolve(arm) for arm in spec.arms}

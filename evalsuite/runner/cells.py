@@ -1,15 +1,17 @@
 """One cell: answer the groups that its journal lacks, and turn the journal into samples once it is whole."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evalsuite.engines import Session
+from evalsuite.engines import UNANSWERED, Session
 from evalsuite.errors import EvalsuiteError
 from evalsuite.executors import serial
 from evalsuite.harness import Workload, noted
 from evalsuite.records import Arm, Cell, CellRecord
 from evalsuite.runner.job import Job
-from evalsuite.store import RunWriter, read_journal
+from evalsuite.runner.missing import Missing
+from evalsuite.store import Row, RunWriter, read_journal
 
 
 @dataclass(frozen=True)
@@ -66,34 +68,50 @@ def measure(writer: RunWriter, session: Session, what: tuple[Arm, Piece], job: J
     with writer.journal(record) as append:
         have = read_journal(writer.path, cell.key).groups
         wanted = range(len(groups)) if piece.groups is None else piece.groups
-        todo = [(number, groups[number]) for number in wanted if number not in have]
+        missing = Missing(record, groups, have)
+        todo = missing.todo(wanted, have)
         job.reporter.cell(cell, sum(len(group) for _, group in todo))
         answers = serial.run(session, piece.workload, todo, {"arm": arm.id, "repeat": cell.repeat})
-        for _ in todo:
+        for _, positions in todo:
             if job.stop():
                 writer.update_cell(_timed(record, began))
                 return
-            try:
-                number, rows = next(answers)
-            except EvalsuiteError as error:
-                fail(writer, arm, piece, str(error))
+            found = _next(answers)
+            if isinstance(found, str):
+                fail(writer, arm, piece, found)
+                job.reporter.note(f"{cell.key} failed: {found}")
                 return
-            except (RuntimeError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
-                first = (str(error).splitlines() or [""])[0]
-                why = f"{type(error).__name__}: {first}"
-                fail(writer, arm, piece, why)
-                job.reporter.note(f"{cell.key} failed: {why}")
-                return
-            append(number, rows)
-            before, record = record, noted(record, arm.recipe, session.activity())
-            if len(record.findings) != len(before.findings):
-                writer.update_cell(record)  # at once: a kill must not lose a finding
-            job.reporter.advance(cell, len(groups[number]))
-    record = _timed(record, began)
-    if piece.groups is None:
+            number, counts = found[0], session.activity()
+            lost = counts.pop(UNANSWERED, {})
+            have[number] = have.get(number, []) + found[1]
+            missing.take(number, have[number], lost)
+            before, record = record, missing.told(noted(record, arm.recipe, counts))
+            if lost or len(record.findings) != len(before.findings):
+                writer.update_cell(record)  # at once, and first: a kill must not lose a finding
+            append(number, have[number])
+            job.reporter.advance(cell, len(positions))
+            if missing.is_gone:
+                break
+    record = _timed(missing.told(record), began)
+    why = missing.failure(cell, sum(map(len, have.values())))
+    if why is not None:
+        writer.update_cell(record)
+        fail(writer, arm, piece, why)
+        job.reporter.note(f"{cell.key} failed: {why}")
+    elif piece.groups is None:
         writer.fold(record)
     else:
         writer.update_cell(record)
+
+
+def _next(answers: Iterator[tuple[int, list[Row]]]) -> tuple[int, list[Row]] | str:
+    """The next group's number and rows, or why there are none."""
+    try:
+        return next(answers)
+    except EvalsuiteError as error:
+        return str(error)
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, MemoryError) as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _timed(record: CellRecord, began: float) -> CellRecord:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalsuite import machine
+from evalsuite.engines import UNSEEN
 from evalsuite.errors import RefusedError
 from evalsuite.harness import Workload
 from evalsuite.records import Arm, Cell, CellRecord, Finding, Manifest, Mode, Plan, RunSpec
 from evalsuite.records import Sequence as Drawn
+from evalsuite.runner import missing
 from evalsuite.store import RunWriter, Store, StoredRun
 
 
@@ -78,7 +80,8 @@ def _resume_key(arm: Arm, workload: Workload, spec: RunSpec, software: dict[str,
     import torch
 
     versions = {name: value for name, value in software.items() if name not in ("commit", "python")}
-    parts = [arm.digest(), workload.digest, spec.engine, json.dumps(spec.engine_options, sort_keys=True),
+    options = {k: v for k, v in spec.engine_options.items() if k not in UNSEEN.get(spec.engine, ())}
+    parts = [arm.digest(), workload.digest, spec.engine, json.dumps(options, sort_keys=True),
              spec.sampling[workload.mode].digest(), str(torch.get_num_threads()),
              json.dumps(versions, sort_keys=True)]  # fmt: skip
     if torch.accelerator.is_available():
@@ -101,6 +104,7 @@ def reopen(store: Store, old: StoredRun, fresh: Manifest) -> RunWriter:
             cells[key] = planned
         else:
             cells[key] = record
+    cells |= _opened(writer, cells)
     sequences = {mode: _intact(drawn, mode, cells) for mode, drawn in old.manifest.sequences.items()}
     writer.update(
         cells=cells, status="running", machine=fresh.machine, software=fresh.software, sequences=sequences
@@ -108,14 +112,30 @@ def reopen(store: Store, old: StoredRun, fresh: Manifest) -> RunWriter:
     return writer
 
 
+def _opened(writer: RunWriter, cells: Mapping[str, CellRecord]) -> dict[str, CellRecord]:
+    """Finished cells with items that were not answered, opened again; decided arms of a sequential run need no more."""
+    found = {}
+    for key, record in cells.items():
+        drawn = writer.manifest.sequences.get(record.cell.mode)
+        decided = drawn is not None and record.cell.arm in drawn.stopped
+        if record.status == "done" and missing.is_open(record) and not decided:
+            found[key] = record.model_copy(update={"status": "running", "samples_sha256": None})
+            writer.unfold(record, found[key])
+    return found
+
+
 def _intact(drawn: Drawn, mode: Mode, cells: Mapping[str, CellRecord]) -> Drawn:
     """How far the arms have come: one of whose cells nothing is stored, or that failed, goes through its windows again
     (what its other cells have is kept)."""
-    again = {r.cell.arm for r in cells.values() if r.cell.mode == mode and r.status in ("planned", "failed")}
+    again = {r.cell.arm for r in cells.values() if r.cell.mode == mode and _is_due(r)}
     return drawn.model_copy(update={
         "done": {arm: n for arm, n in drawn.done.items() if arm not in again},
         "stopped": tuple(arm for arm in drawn.stopped if arm not in again),
     })  # fmt: skip
+
+
+def _is_due(record: CellRecord) -> bool:
+    return record.status in ("planned", "failed") or (record.status == "running" and missing.is_open(record))
 
 
 def extend(writer: RunWriter, longer: Manifest) -> None:
