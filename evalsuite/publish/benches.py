@@ -206,6 +206,7 @@ def headline(bench: JudgedBench, quantity: Literal["tokens_per_s", "j_per_token"
     if absent:
         verbs = ("is", "has") if len(absent) == 1 else ("are", "have")
         parts.append(f"{_listed(absent)} {verbs[0]} emulated and {verbs[1]} no {WORDS[quantity][0]}")
+    parts = [parts[0][:1].upper() + parts[0][1:], *parts[1:]] if parts else []
     return f"{'; '.join(parts)}." if parts else f"No ratio of {WORDS[quantity][0]} could be made."
 
 

@@ -126,8 +126,8 @@ def row_chart(data: list[Figure], rows: Sequence[Row], along: Scale, room: int =
         "annotations": [gutter(i, row.reading, _ink(row)) for i, row in enumerate(rows) if row.reading],
     }  # fmt: skip
     above = [
-        {**gutter(i, f"{_label(row)}  {row.reading if row.short is None else row.short}", _ink(row)),
-         "x": 0, "xshift": 0, "y": i - (0.39 if row.kind == "value" else 0.1), "bgcolor": "@card"}
+        {**gutter(i, _above(row), _ink(row)), "x": 0, "xshift": 0, "y": i - (0.39 if row.kind == "value" else 0.1),
+         "bgcolor": "@card"}
         for i, row in enumerate(rows)
     ]  # fmt: skip
     narrow = {
@@ -135,6 +135,12 @@ def row_chart(data: list[Figure], rows: Sequence[Row], along: Scale, room: int =
         "yaxis": {**layout["yaxis"], "showticklabels": False, "range": [len(rows) - 0.5, -0.7]}, "annotations": above,
     }  # fmt: skip
     return {"data": data, "layout": layout, "narrow": narrow}
+
+
+def _above(row: Row) -> str:
+    """A row's texts on a small screen: over the plot, on two lines where there is no point to leave room for."""
+    reading = row.reading if row.short is None else row.short
+    return _label(row) + (f"<br>{reading}" if row.kind == "absent" else f"  {reading}" if reading else "")
 
 
 def _label(row: Row) -> str:

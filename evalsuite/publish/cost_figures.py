@@ -5,6 +5,7 @@ are sums. Nothing modelled enters any of them: estimates have a chart of their o
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from evalsuite.publish import text
@@ -30,6 +31,9 @@ from evalsuite.publish.costs import NAMES, Costs, Estimated, Facet, Unit, accura
 from evalsuite.publish.speed_figures import Placed, dots, reading, why
 from evalsuite.records import Interval, Joint
 
+LEAST = 0.05
+"""Logarithms that a waterfall's axis holds at least: a change of 1 % must not fill the plot."""
+
 
 def joules(bench: JudgedBench, facet: Facet) -> Figure:
     """Joules a token by point and arm, in one panel of comparable energies."""
@@ -41,7 +45,7 @@ def joules(bench: JudgedBench, facet: Facet) -> Figure:
         for spent in (s for s in facet.rows if s.workload == workload):
             name = bench.arm_name(spent.arm)
             if spent.joules is None:
-                rows.append(Row(cut(name), why(spent.reasons), kind="absent"))
+                rows.append(Row(cut(name), *why(spent.reasons), kind="absent"))
                 continue
             seen = reading(spent.joules)
             placed.setdefault(spent.arm, []).append(
@@ -59,7 +63,7 @@ def cost(bench: JudgedBench, costs: Costs, unit: Unit) -> Figure:
     for place, joint in enumerate(costs.whole):
         found, name = costs.value(joint, unit), bench.arm_name(joint.arm)
         if found is None:
-            rows.append(Row(cut(name), why(joint.reasons), kind="absent"))
+            rows.append(Row(cut(name), *why(joint.reasons), kind="absent"))
             continue
         rows.append(Row(cut(name), reading(found)))
         traces.append(dots(bench, joint.arm, [Placed(place, found.value, found.ci95, f"{name}: {reading(found)}")]))
@@ -68,28 +72,25 @@ def cost(bench: JudgedBench, costs: Costs, unit: Unit) -> Figure:
 
 
 def inflation(bench: JudgedBench, costs: Costs) -> Figure:
-    """Tokens an answer over the baseline's by arm and task, what two runs of the baseline differ by, and break-even."""
-    rows: list[Row] = []
-    placed: dict[str, list[Placed]] = {}
-    noise, even, values = [], [], [0.98, 1.02]
-    for arm in dict.fromkeys(joint.arm for joint in costs.joints if joint.token_inflation is not None):
-        rows.append(Row(cut(bench.arm_name(arm)), kind="head"))
-        for joint in (j for j in costs.joints if j.arm == arm and j.token_inflation is not None):
-            found, place = joint.token_inflation or Interval(value=1.0, ci95=None), len(rows)
-            seen = text.factor(found.value) + (f" {text.factor_bounds(found.ci95)}" if found.ci95 else "")
-            placed.setdefault(arm, []).append(Placed(place, found.value, found.ci95, f"{joint.task or 'all'}: {seen}"))
-            stops = joint.break_even_inflation
-            more = "" if stops is None else f"  ·  break-even {text.factor(stops)}"
-            rows.append(Row(cut(joint.task) if joint.task else "all tasks", seen + more, seen))
-            values += [found.value, *(found.ci95 or ())]
-            if joint.token_inflation_noise is not None:
-                band = (math.exp(-joint.token_inflation_noise), math.exp(joint.token_inflation_noise))
-                noise.append((*band, place))
-                values += band
-            if stops is not None:
-                even.append((stops, place))
-                values.append(stops)
-    traces = [dots(bench, arm, own) for arm, own in placed.items()]
+    """Tokens an answer over the baseline's by arm, what two runs of the baseline differ by, and break-even."""
+    rows, traces, noise, even, values = [], [], [], [], [0.98, 1.02]
+    for joint in costs.whole:
+        found, place, name = joint.token_inflation, len(rows), bench.arm_name(joint.arm)
+        if found is None:
+            continue
+        seen = text.factor(found.value) + (f" {text.factor_bounds(found.ci95)}" if found.ci95 else "")
+        stops = joint.break_even_inflation
+        more = "" if stops is None else f"  ·  break-even {text.factor(stops)}"
+        rows.append(Row(cut(name), seen + more, seen))
+        traces.append(dots(bench, joint.arm, [Placed(place, found.value, found.ci95, f"{name}: {seen}")]))
+        values += [found.value, *(found.ci95 or ())]
+        if joint.token_inflation_noise is not None:
+            band = (math.exp(-joint.token_inflation_noise), math.exp(joint.token_inflation_noise))
+            noise.append((*band, place))
+            values += band
+        if stops is not None:
+            even.append((stops, place))
+            values.append(stops)
     hover = [f"the gain of energy is gone at {text.factor(value)} times the tokens" for value, _ in even]
     made = row_chart([bands("noise", noise), *traces, upright("break-even", even, hover=hover)], rows,
                      scale("tokens an answer, times the baseline's", values, log=True))  # fmt: skip
@@ -106,18 +107,18 @@ def waterfall(steps: Sequence[tuple[str, float]], family: str) -> Figure:
     starts.append(0.0)
     ends = [start + value for start, (_, value) in zip(starts, steps, strict=True)]
     factors = [f"×{text.factor(math.exp(value))}" for _, value in steps]
-    colors = [("@unsafe" if value > 0 else "@safe") for _, value in steps[:-1]] + [f"@{family}"]
+    colors = ["@muted"] * (len(steps) - 1) + [f"@{family}"]
     bars = {
         "type": "bar", "name": "factors", "x": list(range(len(steps))), "base": starts,
         "y": [value for _, value in steps], "width": 0.6, "hoverinfo": "text",
         "text": [plain(f"{name} {seen}") for (name, _), seen in zip(steps, factors, strict=True)],
         "textposition": "none", "marker": {"color": colors},
     }  # fmt: skip
-    room = 0.18 * (max([*starts, *ends]) - min([*starts, *ends])) or 0.02
-    along = (min([*starts, *ends]) - room, max([*starts, *ends]) + room)
+    low, high = min([*starts, *ends, -LEAST]), max([*starts, *ends, LEAST])
+    along = (low - 0.18 * (high - low), high + 0.18 * (high - low))
     inner = scale("", [math.exp(v) for v in along], log=True)
     layout = {
-        **frame(300, {"l": 8, "r": 8, "t": 8, "b": 64}), "bargap": 0.4,
+        **frame(270, {"l": 8, "r": 8, "t": 8, "b": 64}), "bargap": 0.4,
         "xaxis": axis(tickvals=list(range(len(steps))), ticktext=[_broken(name) for name, _ in steps], tickangle=0,
                       range=[-0.5, len(steps) - 0.5], showgrid=False, zeroline=False, automargin=True),
         "yaxis": axis("times the baseline", range=list(along), tickvals=[math.log(v) for v in ticks(inner)],
@@ -131,9 +132,8 @@ def waterfall(steps: Sequence[tuple[str, float]], family: str) -> Figure:
 
 
 def _broken(name: str) -> str:
-    """A name on two lines: `joules<br>a token`."""
-    first, _, rest = name.partition(" ")
-    return f"{first}<br>{rest}" if rest else first
+    """A name on short lines: `joules a<br>correct<br>answer`."""
+    return "<br>".join(textwrap.wrap(name, 9))
 
 
 def _joint_line(place: int, at: float) -> Figure:

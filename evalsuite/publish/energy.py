@@ -23,6 +23,7 @@ def context(bench: JudgedBench) -> dict[str, Any]:
     joint = [code for one in bench.judgement.joints for code in one.reasons]
     return {
         "facets": facets(bench), "costs": costs(bench), "estimates": estimates(bench), "estimate_note": ESTIMATE,
+        "drawn": frozenset(charts(bench)),
         "in_mind": spelled(code for code in bench.judgement.reasons if code in {*energy, *joint}),
     }  # fmt: skip
 

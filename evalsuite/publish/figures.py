@@ -16,7 +16,7 @@ from evalsuite.records import Arm, BenchSpec, Decision, RunSpec, SuiteDecision
 Family = Literal["base", "fp8", "ue8m0"]
 
 _LOOKS: dict[Family, tuple[tuple[str, str], ...]] = {
-    "base": (("circle", "solid"), ("hexagon", "longdash"), ("cross", "longdashdot")),
+    "base": (("circle", "solid"), ("cross", "longdash"), ("hexagon", "longdashdot")),
     "fp8": (("square", "dash"), ("triangle-up", "dashdot"), ("star", "longdash")),
     "ue8m0": (("diamond", "dot"), ("triangle-down", "dashdot"), ("pentagon", "longdash")),
 }

@@ -60,10 +60,12 @@ def reading(found: Interval) -> str:
     return f"{text.amount(found.value, found.ci95)}{ends}"
 
 
-def why(codes: Iterable[str]) -> str:
-    """Why there is no point, in the gutter."""
+def why(codes: Iterable[str]) -> tuple[str, str]:
+    """Why there is no point, beside the plot, and the same on a small screen."""
     found = list(codes)
-    return NO_SPEED if "emulated_speed" in found else f"no value: {', '.join(found) or 'see the table'}"
+    if "emulated_speed" in found:
+        return NO_SPEED, NO_SPEED
+    return f"no value: {', '.join(found) or 'see the table'}", "no value: see the table"
 
 
 def speeds(bench: JudgedBench, workload: Workload) -> Figure:
@@ -73,7 +75,7 @@ def speeds(bench: JudgedBench, workload: Workload) -> Figure:
         point, name = bench.point(arm, workload), bench.arm_name(arm)
         found = point.tokens_per_s if point else None
         if point is None or found is None:
-            rows.append(Row(cut(name), why(point.reasons if point else ("interrupted",)), kind="absent"))
+            rows.append(Row(cut(name), *why(point.reasons if point else ("interrupted",)), kind="absent"))
             continue
         limit = limit_of(point)
         share = f"  ·  {text.percent(point.fraction)} of limit" if point.fraction else ""
@@ -100,7 +102,7 @@ def ratios(bench: JudgedBench, quantity: Quantity = SPEED, only: Iterable[Worklo
     for preset in dict.fromkeys((r.workload.preset, r.workload.phase, r.workload.depth) for r in best):
         own = [r for r in best if (r.workload.preset, r.workload.phase, r.workload.depth) == preset]
         depth = "" if preset[2] is None else f".d{preset[2]}"
-        book.group(f"{preset[0]}.{preset[1]}{depth}, each at its best batch", own)
+        book.group(f"{preset[0]}.{preset[1]}{depth}, best batches", own)
     return book.figure("ratio to the baseline, " + ("tokens a second" if quantity == SPEED else "joules a token"))
 
 
@@ -127,11 +129,11 @@ class _Ratios:
     def _add(self, ratio: Ratio) -> None:
         place, name = len(self.rows), self.bench.arm_name(ratio.arm)
         if ratio.value is None:
-            self.rows.append(Row(cut(name), why(ratio.reasons), kind="absent"))
+            self.rows.append(Row(cut(name), *why(ratio.reasons), kind="absent"))
             return
         ends = "" if ratio.ci95 is None else f" {text.factor_bounds(ratio.ci95)}"
         short = f"{text.factor(ratio.value)}{ends}"
-        limit = "" if ratio.limit_ratio is None else f"  ·  limits {text.factor(ratio.limit_ratio)}"
+        limit = "" if ratio.limit_ratio is None else f"  ·  limits {ratio.limit_ratio:.2f}"
         open_ = "" if ratio.resolved else "  ·  not resolved"
         self.rows.append(Row(cut(name), short + limit + open_, short))
         self.placed[ratio.arm].append(Placed(place, ratio.value, ratio.ci95, ratio.sentence, not ratio.resolved))
@@ -170,9 +172,9 @@ def rounds(bench: JudgedBench, workload: Workload) -> Figure:
         groups = [own for own in (kept, [w for w in windows if w.voided]) if own]
         data += [_strip(bench, arm, own, [moved[id(w)] for w in own]) for own in groups]
     made = {
-        **legend(frame(240, {"l": 8, "r": 14, "t": 8, "b": 52})),
+        **legend(frame(250, {"l": 8, "r": 14, "t": 8, "b": 52})),
         "xaxis": axis("seconds since the bench began", zeroline=False),
-        "yaxis": axis("% from the arm's median", range=[round(-1.15 * most, 4), round(1.15 * most, 4)],
+        "yaxis": axis("% from median", range=[round(-1.15 * most, 4), round(1.15 * most, 4)],
                       zerolinecolor="@ink", zerolinewidth=1, automargin=True),
     }  # fmt: skip
     return {"data": data, "layout": made, "narrow": {"height": 280, "font": {**made["font"], "size": 12}}}
@@ -187,7 +189,7 @@ def _strip(bench: JudgedBench, arm: str, windows: Sequence[Window], moved: Seque
     ]
     return {
         "type": "scatter", "name": plain(f"{name}, voided" if void else name),
-        "mode": "markers" if void else "lines+markers", "showlegend": True,
+        "mode": "markers" if void else "lines+markers", "showlegend": not void,
         "x": [round(w.start_s, 2) for w in windows], "y": [round(m, 3) for m in moved],
         "text": [plain(line) for line in hover], "hoverinfo": "text",
         "line": {"color": f"@{look.family}", "width": 1, "dash": look.dash},

@@ -103,15 +103,16 @@ def conditions(bench: JudgedBench) -> list[tuple[str, str]]:
     rows += [("Peaks for the limits", f"{peak.device}: {peak.source}") for peak in made.peaks]
     if spec.replay_run:
         rows.append(("Lengths of `replay`", f"run {spec.replay_run}"))
-    return rows + [(key, value) for key, value in flatten(made.environment) if value != "not known"]
+    return rows
 
 
 def context(bench: JudgedBench) -> dict[str, Any]:
     """What the template gets."""
+    made = bench.bench
     return {
         "points": points(bench), "scalings": scalings(bench), "conditions": conditions(bench),
-        "in_mind": spelled(bench.judgement.reasons), "machine": flatten(bench.bench.machine),
-        "software": flatten(bench.bench.software),
+        "drawn": frozenset(charts(bench)), "in_mind": spelled(bench.judgement.reasons),
+        "surroundings": [row for facts in (made.machine, made.software, made.environment) for row in flatten(facts)],
     }  # fmt: skip
 
 
