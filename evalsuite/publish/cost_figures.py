@@ -73,7 +73,8 @@ def cost(bench: JudgedBench, costs: Costs, unit: Unit) -> Figure:
 
 def inflation(bench: JudgedBench, costs: Costs) -> Figure:
     """Tokens an answer over the baseline's by arm, what two runs of the baseline differ by, and break-even."""
-    rows, traces, noise, even, values = [], [], [], [], [0.98, 1.02]
+    rows: list[Row] = []
+    traces, noise, even, values = [], [], [], [0.98, 1.02]
     for joint in costs.whole:
         found, place, name = joint.token_inflation, len(rows), bench.arm_name(joint.arm)
         if found is None:
