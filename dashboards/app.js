@@ -113,7 +113,7 @@
     var candidate = picked("c");
     var mode = picked("m");
     all(".view").forEach(function (view) {
-      view.classList.toggle("on", view.dataset.c === candidate && view.dataset.m === mode);
+      view.classList.toggle("on", ["c", "m", "w"].every(function (key) { return (view.dataset[key] || "") === picked(key); }));
     });
     all(".mode").forEach(function (part) { part.classList.toggle("on", !mode || part.dataset.m === mode); });
     all("[data-pick]").forEach(function (link) {
@@ -133,7 +133,8 @@
   function runPage(run, state) {
     var rest = Object.assign({}, state);
     delete rest.r;
-    return document.body.dataset.root + "runs/" + encodeURIComponent(run) + "/" + document.body.dataset.file + formatHash(rest);
+    var folder = document.body.dataset.root + document.body.dataset.folder;
+    return folder + "/" + encodeURIComponent(run) + "/" + document.body.dataset.file + formatHash(rest);
   }
   function carry(state) {
     var kept = {};
@@ -294,7 +295,7 @@
   function permanentLink() {
     var state = readHash();
     var run = document.body.dataset.run;
-    var page = document.body.dataset.scope === "run" && run ? runPage(run, state) : window.location.href;
+    var page = document.body.dataset.folder && run ? runPage(run, state) : window.location.href;
     return new URL(page, window.location.href).href;
   }
   function startFrame() {

@@ -26,7 +26,7 @@ from evalsuite.records import (
     SuiteDecision,
     SuitePlan,
 )
-from evalsuite.store import Store, StoredRun, read_benches, read_manifest, save_bench, save_trace
+from evalsuite.store import Store, StoredRun, read_benches, read_foreign, read_manifest, save_bench, save_trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,11 +301,14 @@ def _lengths(spec: BenchSpec, results: Path) -> tuple[str | None, tuple[tuple[in
 
 
 def publish(results: Path, out: Path | None = None) -> Path:
-    """Judge every run of a store and build the site; returns its start page."""
-    from evalsuite.publish import JudgedRun, build_site
+    """Judge every run and bench of a store and build the site; returns its start page."""
+    from evalsuite.publish import JudgedBench, JudgedRun, Speeds, build_site
 
     runs = Store(results).runs()
     judged = [JudgedRun(manifest=run.manifest, judgement=judge(run, runs)) for run in runs]
+    arms = {run.manifest.run_id: run.manifest.spec.arms for run in runs}
+    concluded = [(made, judge_bench(made, results)) for made in read_benches(results)]
+    benches = [JudgedBench(made, found, arms.get(found.run_id or "", ())) for made, found in concluded]
     site = out or results / "site"
-    build_site(judged, site)
+    build_site(judged, site, Speeds(benches=benches, imported=read_foreign(results)))
     return site / "index.html"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_publish_bench_sample import document, estimated, judged, metered, renamed, rows, scaled, two_meters
 from test_publish_sample import TASKS, sample_run, spec
-from test_publish_site import EVIL, broken_run_named
+from test_publish_site import EVIL, broken_run_named, foreign, hostile_speeds
 
-from evalsuite.publish import JudgedRun, build_site, pages
+from evalsuite.publish import JudgedRun, Speeds, build_site, pages
 from evalsuite.records import ModelRef
 
 pytestmark = pytest.mark.browser
@@ -42,7 +43,12 @@ def site(tmp_path_factory) -> Path:
         dated(broken_run_named("broken"), "2026-11-23T00:00:00Z"),
         sample_run(spec(model=model, arms=arms), run_id="other", created="2026-11-22T00:00:00Z"),
     ]
-    return build_site(runs, folder / "site").out
+    older = [("nometer", document(*rows()), True), ("two", two_meters(), True), ("scaled", scaled(), False),
+             ("estimated", estimated(), False)]  # fmt: skip
+    benches = [judged(metered(), answers=True)]
+    benches += [renamed(judged(bench, answers=joined), bench_id=name, created=f"2026-11-{20 - i}T00:00:00Z")
+                for i, (name, bench, joined) in enumerate(older)]  # fmt: skip
+    return build_site(runs, folder / "site", Speeds(benches, [foreign()])).out
 
 
 def dated(run: JudgedRun, created: str) -> JudgedRun:
@@ -87,7 +93,9 @@ def fragment(page: Any) -> str:
 # ------------------------------------------------------------------------------------------------------- every page
 
 
-@pytest.mark.parametrize("file", [*FILES, "runs/broken/index.html", "runs/broken/tasks.html", "runs/broken/run.html"])
+@pytest.mark.parametrize("file", [*FILES, "runs/broken/index.html", "runs/broken/tasks.html", "runs/broken/run.html",
+                                  *(f"benches/{name}/{page}.html" for name in ("nometer", "two", "scaled", "estimated")
+                                    for page in ("throughput", "energy"))])
 def test_pages_open_from_a_file_in_both_themes_and_never_scroll_sideways(visit, site, file):
     page = visit(site / file)
     for theme, ground in (("light", "rgb(245, 246, 248)"), ("dark", "rgb(11, 17, 29)")):
@@ -123,6 +131,56 @@ def test_each_chart_has_its_points(visit, site, width):
             assert chart.locator(".js-fill").count() == 1
 
 
+@pytest.mark.parametrize("width", [1200, 360])
+def test_each_chart_of_a_bench_has_its_points(visit, site, width):
+    """Emulated UE8M0 has none; BF16 twice and FP8 have one each, a voided window one more."""
+    page = visit(site / "throughput.html", viewport={"width": width, "height": 800})
+    assert points(page, "ratios") == 4 + 4  # three points and the best batches, each with its tick of the limits
+    for place, key in (("w0", "cpu-std.decode.b4.d512"), ("w1", "cpu-std.decode.b32.d512"), ("w2", "replay.whole.b8")):
+        page.select_option("[data-key=w]", label=key)
+        page.wait_for_selector(f"#chart-speed-{place} .points path")
+
+        assert page.locator(".view:visible").count() == 1
+        assert points(page, f"speed-{place}") == 3 + 3
+        assert page.locator(f"#chart-speed-{place} .xerror").count() == 3
+        assert points(page, f"rounds-{place}") == 3 * (6 + 1)
+        assert "emulated – speed not meaningful" in page.locator(f"#chart-speed-{place}").inner_text()
+    assert points(visit(site / "benches/scaled/throughput.html"), "scaling-s0") == 4 + 4 + 3
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+def test_each_chart_of_energy_has_its_points(visit, site, width):
+    page = visit(site / "energy.html", viewport={"width": width, "height": 800})
+
+    assert points(page, "joules-e0") == 9
+    assert points(page, "joule-ratios-e0") == 4
+    assert points(page, "cost-direct-j") == 2
+    assert points(page, "cost-direct-tokens") == 3
+    assert points(page, "inflation-direct") == 2 + 1  # and the break-even of the arm that saves energy
+    assert points(page, "pareto-direct") == 2
+    assert page.locator("#chart-pareto-direct .yerror").count() == 2
+    assert page.locator("#chart-fall-direct-1 .bars .point").count() == 4
+    assert page.locator("#chart-fall-direct-2 .bars .point").count() == 3
+    two = visit(site / "benches/two/energy.html", viewport={"width": width, "height": 800})
+    assert points(two, "joules-e0") == points(two, "joules-e1") == 9
+    guess = visit(site / "benches/estimated/energy.html", viewport={"width": width, "height": 800})
+    assert guess.locator("#chart-estimates .bars .point").count() == 6
+    assert guess.locator("pattern").count() >= 1
+
+
+def points(page: Any, name: str) -> int:
+    page.wait_for_selector(f"#chart-{name} .point", state="attached", timeout=10_000)
+    return page.locator(f"#chart-{name} .points path.point").count()
+
+
+def test_no_chart_is_empty(visit, site):
+    for file in ("throughput", "energy"):
+        for bench in ("nometer", "two", "scaled", "estimated"):
+            page = visit(site / f"benches/{bench}/{file}.html")
+            for chart in page.locator(".chart:visible").all():
+                assert chart.locator(".point").count() > 0, (bench, file, chart.get_attribute("id"))
+
+
 def test_a_chart_follows_the_width_of_the_window(visit, site):
     page = visit(site / "tasks.html")
     for width in (360, 1200):
@@ -155,6 +213,7 @@ def test_without_a_script_every_decision_is_listed(visit, site):
 
     assert page.locator(".view:visible").count() == 4
     assert page.locator(".js-only:visible").count() == 0
+    assert visit(site / "throughput.html", java_script_enabled=False).locator(".view:visible").count() == 3
     assert visit(site / "tasks.html", java_script_enabled=False).locator("table:visible").count() == 6
 
 
@@ -206,6 +265,20 @@ def test_another_run_is_one_selection_away_and_the_link_to_it_stays(visit, site)
     assert "org/other@abcdef01" in page.locator(".strip").inner_text()
     page = visit(site / "index.html", "#r=other&m=thinking")
     page.wait_for_url("**/runs/other/index.html#m=thinking")
+
+
+def test_another_bench_is_one_selection_away_and_the_link_to_it_stays(visit, site):
+    page = visit(site / "throughput.html", "#w=w1")
+    assert page.locator(".view:visible").get_attribute("id") == "w1"
+
+    page.select_option("[data-run-select]", "nometer")
+    page.wait_for_url("**/benches/nometer/throughput.html#w=w1")
+    page.click(".tabs >> text=Energy")
+    page.wait_for_url("**/benches/nometer/energy.html")
+    page.click(".tabs >> text=Tasks")
+    page.wait_for_url("**/tasks.html")
+
+    assert "Energy was not measured here." in visit(site / "energy.html", "#r=nometer").locator("main").inner_text()
 
 
 @pytest.mark.parametrize("bad", ["#c=fp9", "#r=gone", "#m=%E0%A4%A", "#=&&&=x", "#c", "#c=__proto__&__proto__=1"])
@@ -339,7 +412,7 @@ def test_hostile_text_is_shown_as_text(visit, tmp_path):
     names = [EVIL, "<b>bold</b>", RIGHT_TO_LEFT, "long " * 200]
     tasks = tuple(t.model_copy(update={"task": name}) for t, name in zip(spec().tasks, names, strict=True))
     run = sample_run(spec(name=EVIL, model=model, arms=arms, tasks=tasks), run_id=EVIL, command=EVIL)
-    site = build_site([run], tmp_path / "site").out
+    site = build_site([run], tmp_path / "site", hostile_speeds()).out
 
     for file in FILES:
         page = visit(site / file)

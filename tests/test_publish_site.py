@@ -7,11 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from test_publish_bench_sample import document, emulated, estimated, foreign, judged, metered, native, renamed, rows
 from test_publish_sample import TASKS, counts, decision, sample_run, spec, summary
 
 from evalsuite.errors import CannotRunError, UsageError
-from evalsuite.publish import JudgedRun, build_site, pages
-from evalsuite.records import ModelRef, SuiteDecision
+from evalsuite.publish import JudgedRun, Speeds, build_site, pages
+from evalsuite.publish.energy import ESTIMATE
+from evalsuite.records import REASONS, Arm, ModelRef, SuiteDecision
 
 VOID = {"meta", "link", "br", "wbr", "input", "path", "circle", "use", "img"}
 EVIL = '"><img src=x onerror="window.pwned=1"></script><script>window.pwned=1</script>'
@@ -101,7 +103,13 @@ def _without_numbers(suite: SuiteDecision) -> SuiteDecision:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    return build_site([sample_run()], tmp_path_factory.mktemp("publish") / "site").out
+    return build_site([sample_run()], tmp_path_factory.mktemp("publish") / "site", speeds()).out
+
+
+def speeds() -> Speeds:
+    """Two benches, the newer one with a meter and answers, and a result of another program."""
+    old = renamed(judged(document(*rows()), answers=True), bench_id="old", created="2026-11-20T00:00:00Z")
+    return Speeds([old, judged(metered(), answers=True)], [foreign()])
 
 
 # --------------------------------------------------------------------------------------------------------- structure
@@ -113,6 +121,8 @@ def test_every_page_is_written_once_at_the_top_and_once_a_run(site):
 
     assert {page.file for page in pages.PAGES} <= found
     assert {f"runs/{run}/{page.file}" for page in pages.PAGES if page.scope == "run"} <= found
+    for bench in speeds().benches:
+        assert {f"benches/{bench.slug}/{page.file}" for page in pages.PAGES if page.scope == "bench"} <= found
 
 
 def test_pages_are_balanced_and_hold_no_inline_script_or_handler(site):
@@ -185,7 +195,9 @@ def test_the_newest_run_is_the_start_page(tmp_path):
 def test_the_same_runs_give_the_same_bytes(tmp_path):
     runs = [sample_run(), broken_run_named("other")]
 
-    one, two = build_site(runs, tmp_path / "one"), build_site(runs[::-1], tmp_path / "two")
+    some = speeds()
+    one = build_site(runs, tmp_path / "one", some)
+    two = build_site(runs[::-1], tmp_path / "two", Speeds(some.benches[::-1], some.imported))
 
     assert one.files == two.files
     assert (one.out / "site.json").read_bytes() == (two.out / "site.json").read_bytes()
@@ -212,15 +224,37 @@ def test_hostile_names_are_text_everywhere(tmp_path):
     run = sample_run(spec(name=EVIL, model=model, arms=arms, tasks=tasks), run_id=f"../../{EVIL}", command=EVIL,
                      machine={"processor": EVIL, EVIL: EVIL}, software={EVIL: EVIL})  # fmt: skip
 
-    site = build_site([run], tmp_path / "site").out
+    site = build_site([run], tmp_path / "site", hostile_speeds()).out
 
     for name, page in html(site).items():
         assert not page.faults, name
         assert not page.handlers, name
         assert "x" not in page.loads, name
     assert EVIL in "".join(html(site)["index.html"].text)
-    assert all("<" not in path.read_text(encoding="utf-8") for path in (site / "data").glob("*.js"))
-    assert {path.parent for path in tmp_path.rglob("*.html")} == {site, site / "runs" / run.slug}
+    assert EVIL in "".join(html(site)["throughput.html"].text)
+    assert EVIL in "".join(html(site)["energy.html"].text)
+    assert all("<" not in path.read_text(encoding="utf-8") for path in (site / "data").rglob("*.js"))
+    bench = hostile_speeds().benches[0].slug
+    assert {path.parent for path in tmp_path.rglob("*.html")} == {
+        site, site / "runs" / run.slug, site / "benches" / bench}  # fmt: skip
+
+
+def hostile_speeds(text: str = EVIL) -> Speeds:
+    """A bench and an imported result in which everything that is not ours is hostile."""
+    bench, model = metered(), ModelRef(id=text, revision=text)
+    arms = tuple(Arm(id=arm.id, model=model, recipe=arm.recipe.model_copy(update={"label": f"{text}{arm.id}"}))
+                 for arm in bench.spec.arms)  # fmt: skip
+    point = bench.workloads[0].model_copy(update={"preset": text})
+    made = [row.model_copy(update={"workload": point, "detail": text} if row.workload == bench.workloads[0] else {})
+            for row in bench.measurements]  # fmt: skip
+    changed = bench.model_copy(update={
+        "spec": bench.spec.model_copy(update={"arms": arms, "model": model, "suite": text, "engine": text}),
+        "bench_id": f"../../{text}", "command": text, "machine": {text: text}, "software": {text: text},
+        "environment": {text: text}, "measurements": tuple(made),
+        "meters": tuple(meter.model_copy(update={"note": text}) for meter in bench.meters),
+    })  # fmt: skip
+    named = dict.fromkeys(("label", "model", "hardware", "precision", "file_name", "source_tool"), text)
+    return Speeds([judged(changed)], [foreign(**named, notes=(text,))])
 
 
 def test_a_failed_publish_leaves_the_old_site_and_nothing_else(tmp_path, monkeypatch):
@@ -263,7 +297,7 @@ def test_a_folder_that_is_no_site_is_left_alone(tmp_path, content):
 
 def test_an_empty_store_gives_pages_that_say_so(tmp_path):
     for page in html(build_site([], tmp_path / "site").out).values():
-        assert "No runs yet" in "".join(page.text)
+        assert re.search("No (runs|benches) yet", "".join(page.text))
 
 
 def test_a_run_without_decisions_says_so(tmp_path):
@@ -355,3 +389,140 @@ def test_summaries_without_an_interval_are_shown_without_one(tmp_path):
     arms = tuple(summary(s.arm, s.task, s.mode, s.n, s.n_correct, ci=None) for s in run.judgement.arms)
 
     build_site([JudgedRun(run.manifest, run.judgement.model_copy(update={"arms": arms}))], tmp_path / "site")
+
+
+# ---------------------------------------------------------------------------------------------------------- benches
+
+
+def words(path: Path) -> str:
+    return " ".join(" ".join(Reader(path).text).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def row_of(page: str, name: str) -> str:
+    """The first table row, as text, with that name."""
+    row = next(row.split("</tr>")[0] for row in page.split("<tr")[1:] if f"{name}<" in row)
+    return re.sub(r"<[^>]*>", " ", row.partition(">")[2])
+
+
+def test_an_empty_store_names_the_command_that_makes_a_bench(tmp_path):
+    site = build_site([sample_run()], tmp_path / "site").out
+
+    for page in ("throughput.html", "energy.html"):
+        assert "No benches yet" in words(site / page)
+        assert "evalsuite bench" in words(site / page)
+        assert not any("plotly" in target for target in Reader(site / page).loads)
+
+
+def test_the_newest_bench_is_shown_and_others_are_linked(site):
+    page = (site / "throughput.html").read_text(encoding="utf-8")
+
+    assert f'data-run="{judged(metered()).slug}"' in page
+    assert 'href="benches/old/throughput.html"' in page
+    assert 'data-run="old"' in (site / "benches/old/energy.html").read_text(encoding="utf-8")
+
+
+def test_every_number_of_a_point_stands_in_the_page(site):
+    bench = judged(metered(), answers=True)
+    text = words(site / "throughput.html")
+
+    for sentence in bench.sentences:
+        assert sentence in text
+    assert "9.0 MiB 28.0 MiB 3.0 KiB 30.0 MiB" in text
+    assert text.count("1 voided") >= 3 * len(bench.bench.workloads)
+    assert "26.7 % data sheet" in text
+
+
+def test_an_emulated_arm_is_a_row_without_a_number(site):
+    page = (site / "throughput.html").read_text(encoding="utf-8").replace("<wbr>", "")
+    row = row_of(page[page.index('id="w0"'):], "FP8 E4M3, UE8M0 scales")
+
+    assert "emulated – speed not meaningful" in row
+    assert not re.search(r"\d", row.replace("FP8 E4M3, UE8M0 scales", "").replace("fp8-ue8m0", ""))
+    for table in ("points", "ratios", "rounds", "energy"):
+        csv = (site / f"downloads/benches/old.{table}.csv").read_text(encoding="utf-8").splitlines()
+        numbers = {"tokens_per_s", "ratio", "j_per_token", "fraction_of_limit", "limit_ratio", "null_halfwidth"}
+        head = csv[0].split(",")
+        for line in (line.split(",") for line in csv if "fp8-ue8m0" in line.split(",")):
+            assert all(not value for name, value in zip(head, line, strict=True) if name in numbers), table
+
+
+def test_reasons_are_spelled_out_beside_the_row(tmp_path):
+    cand = native("fp8-e4m3", reasons=("kernel_unproven",), detail="seen: gemm_bf16")
+    bench = judged(document(native("bf16", reasons=("power_capped",)), native("bf16@null"), cand, emulated()))
+    text = words(build_site([], tmp_path / "site", Speeds([bench])).out / "throughput.html")
+
+    for code in ("kernel_unproven", "power_capped"):
+        assert text.count(REASONS[code]) >= 2  # in its row, and to keep in mind
+    assert "seen: gemm_bf16" in text
+
+
+def test_a_bench_that_did_not_finish_says_so(tmp_path):
+    bench = judged(document(native("bf16"), status="interrupted"))
+    text = words(build_site([], tmp_path / "site", Speeds([bench])).out / "throughput.html")
+
+    assert "This bench is interrupted" in text
+    assert "not reached" in text
+    assert "interrupted The bench was interrupted before this was measured." in text
+
+
+def test_energy_names_scope_method_and_quality(site):
+    text = words(site / "energy.html")
+
+    assert "scope gpu_board , method nvml.total_energy_counter , quality L3" in text
+    assert "71.5 W idle with weights loaded" in text
+    assert "fp8-e4m3 uses 0.90 times the energy a token of bf16" in text
+    assert "break-even" in text.lower()
+
+
+def test_without_a_meter_there_are_reasons_and_no_joule(site):
+    text = words(site / "benches/old/energy.html")
+
+    assert "Energy was not measured here." in text
+    assert REASONS["rapl_absent_vm"] in text
+    assert "Run on the host, or use an external meter." in text
+    assert "Tokens a correct answer" in text
+    assert not re.search(r"\d\s*J\b|J/token|Joules a (token|correct) ", text)
+    data = (site / "data/benches/old.js").read_text(encoding="utf-8")
+    assert "joules" not in data
+
+
+def test_without_answers_the_page_names_the_run_to_make(tmp_path):
+    text = words(build_site([], tmp_path / "site", Speeds([judged(metered())])).out / "energy.html")
+
+    assert "evalsuite run reference" in text
+
+
+def test_modelled_energy_stands_apart_and_in_no_ratio(tmp_path):
+    bench = judged(estimated())
+    site = build_site([], tmp_path / "site", Speeds([bench])).out
+    text = words(site / "energy.html")
+
+    assert ESTIMATE in text
+    assert "Modelled, not measured" in text
+    assert text.count("(estimated)") == 6
+    for table in ("ratios", "energy", "points"):
+        line = (site / f"downloads/benches/{bench.slug}.{table}.csv").read_text(encoding="utf-8")
+        assert "123456" not in line
+        assert "model.tdp_linear" not in line
+    assert all(r.value is None for r in bench.judgement.ratios if r.quantity == "j_per_token")
+
+
+def test_results_of_other_programs_stand_apart_and_say_so(site, tmp_path):
+    for page in (site / "throughput.html", build_site([], tmp_path / "site", Speeds([], [foreign()])).out
+                 / "throughput.html"):  # fmt: skip
+        text = words(page)
+        assert "they are not compared with ours" in text
+        assert "llama-bench b4567" in text
+        assert "123 decode tok/s" in text
+        assert "measured (gpu_board, L3-): 0.267 J an output token" in text
+        assert "warm-up is not excluded" in text
+    assert "123.4" in (site / "downloads/imported.csv").read_text(encoding="utf-8")
+    assert "llama-bench" not in (site / "data/benches/old.js").read_text(encoding="utf-8")
+
+
+def test_every_window_is_in_the_csv_of_rounds(site):
+    bench = judged(metered())
+    lines = (site / f"downloads/benches/{bench.slug}.rounds.csv").read_text(encoding="utf-8").splitlines()
+
+    assert len(lines) - 1 == sum(len(row.windows) for row in bench.bench.measurements)
+    assert sum(",True," in line for line in lines) == 9

@@ -1,7 +1,7 @@
 from test_publish_sample import TASKS, sample_run, spec
 
 from evalsuite.publish import tables, text
-from evalsuite.publish.figures import plain
+from evalsuite.publish.canvas import plain
 
 
 def test_changes_have_no_more_digits_than_their_interval_supports():

@@ -1,31 +1,22 @@
-"""Charts as plain dicts: decisions in, plotly figures out. No I/O, and no plotly either (a test validates the dicts).
+"""Charts of decisions as plain dicts. No I/O, and no plotly either (a test validates the dicts).
 
-A figure is `{"data", "layout", "narrow"}`; `narrow` overrides the layout on screens too small for labels beside the
-plot. Colours are names, not values: `"@fp8"` stands for the style sheet's `--fp8`, which differs between light, dark
-and print; `app.js` resolves keys that end in `color`, and nothing else. Everything that plotly draws as text passes
-`plain`, since plotly reads a subset of HTML in labels and names of tasks are not ours.
-
-An arm keeps one look on every page (`looks`): hue by family, marker and dash inside the family, because only three hues
-can be told apart by everyone.
+`canvas` says what a figure is; `speed_figures`, `scaling_figures` and `cost_figures` draw benches. An arm keeps one
+look on every page (`looks`): hue by family, marker and dash inside the family, because only three hues can be told
+apart by everyone.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from evalsuite.publish import text
-from evalsuite.records import Arm, Decision, RunSpec, SuiteDecision
+from evalsuite.publish.canvas import GUTTER, Figure, axis, cut, frame, gutter, plain
+from evalsuite.records import Arm, BenchSpec, Decision, RunSpec, SuiteDecision
 
-Figure = dict[str, Any]
 Family = Literal["base", "fp8", "ue8m0"]
 
-GUTTER = 372
-"""Pixels beside the plot for the numbers of a row."""
-LONGEST = 34
-"""Characters of a task's name that fit beside the plot; the table has the whole name."""
-
 _LOOKS: dict[Family, tuple[tuple[str, str], ...]] = {
-    "base": (("circle", "solid"), ("hexagon", "longdash"), ("cross", "longdashdot")),
+    "base": (("circle", "solid"), ("cross", "longdash"), ("hexagon", "longdashdot")),
     "fp8": (("square", "dash"), ("triangle-up", "dashdot"), ("star", "longdash")),
     "ue8m0": (("diamond", "dot"), ("triangle-down", "dashdot"), ("pentagon", "longdash")),
 }
@@ -49,8 +40,8 @@ def _family(arm: Arm) -> Family:
     return "ue8m0" if any(q.scale == "ue8m0" for q in quants) else "fp8"
 
 
-def looks(spec: RunSpec) -> dict[str, Look]:
-    """The look of each arm of a run, by arm id; the baseline always gets the first of its family."""
+def looks(spec: RunSpec | BenchSpec) -> dict[str, Look]:
+    """The look of each arm of a run or bench, by arm id; the baseline always gets the first of its family."""
     order = sorted(spec.arms, key=lambda arm: arm.id != spec.baseline)
     seen: dict[Family, int] = {}
     found = {}
@@ -82,11 +73,6 @@ def scale(decisions: Iterable[Decision]) -> tuple[float, float]:
     high = max([0.0, *(row.ci[1] for row in rows if tested(row)), -0.5 * max(map(allowed, rows), default=0.0)])
     pad = 0.05 * (high - low) or 0.01
     return low - pad, high + pad
-
-
-def plain(name: str) -> str:
-    """A name as plotly must be given it to draw it unchanged."""
-    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
 
 
 def forest_finding(decision: SuiteDecision) -> str:
@@ -165,19 +151,12 @@ def _diamond(pooled: Decision, look: Look) -> Figure:
 
 def _layout(rows: _Rows) -> Figure:
     low, high = scale(row for _, row in rows)
-    axis = {"gridcolor": "@grid", "linecolor": "@line", "ticks": "", "fixedrange": True}
     return {
-        "height": 70 + 38 * len(rows), "margin": {"l": 8, "r": GUTTER, "t": 4, "b": 58},
-        "paper_bgcolor": "@card", "plot_bgcolor": "@card",
-        "dragmode": False, "showlegend": False, "hovermode": "closest",
-        "hoverlabel": {"bgcolor": "@card", "bordercolor": "@line", "font": {"color": "@ink"}, "align": "left"},
-        "font": {"color": "@ink", "size": 13, "family": "system-ui, sans-serif"},
-        "xaxis": {**axis, "range": [_points(low), _points(high)], "zeroline": True,
-                  "zerolinecolor": "@ink", "zerolinewidth": 1.5, "ticksuffix": "",
-                  "title": {"text": "change of accuracy, points", "standoff": 12,
-                            "font": {"color": "@muted", "size": 12}}},
-        "yaxis": {**axis, "range": [-0.6, len(rows) - 0.4], "showgrid": False, "zeroline": False, "automargin": True,
-                  "tickvals": [place for place, _ in rows], "ticktext": [_name(row) + "  " for _, row in rows]},
+        **frame(70 + 38 * len(rows), {"l": 8, "r": GUTTER, "t": 4, "b": 58}),
+        "xaxis": axis("change of accuracy, points", range=[_points(low), _points(high)], zeroline=True,
+                      zerolinecolor="@ink", zerolinewidth=1.5, ticksuffix=""),
+        "yaxis": axis(range=[-0.6, len(rows) - 0.4], showgrid=False, zeroline=False, automargin=True,
+                      tickvals=[place for place, _ in rows], ticktext=[_name(row) + "  " for _, row in rows]),
         "shapes": [_rule()], "annotations": [_gutter(place, row) for place, row in rows],
     }  # fmt: skip
 
@@ -202,16 +181,11 @@ def _rule() -> Figure:
 
 
 def _gutter(place: int, row: Decision) -> Figure:
-    color = "@ink" if tested(row) else "@muted"
-    return {"xref": "paper", "x": 1, "xshift": 14, "xanchor": "left", "y": place, "yanchor": "middle", "align": "left",
-            "showarrow": False, "text": _reading(row), "font": {"color": color, "size": 12}}  # fmt: skip
+    return gutter(place, _reading(row), "@ink" if tested(row) else "@muted")
 
 
 def _name(row: Decision) -> str:
-    task = row.subject.task
-    if task is None:
-        return "<b>pooled</b>"
-    return plain(task if len(task) <= LONGEST else task[: LONGEST - 1] + "…")
+    return "<b>pooled</b>" if row.subject.task is None else cut(row.subject.task)
 
 
 def _short(row: Decision) -> str:

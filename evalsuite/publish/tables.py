@@ -14,7 +14,8 @@ from evalsuite.records import CellRecord, Decision
 Value = str | int | float | None
 
 
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+    """Rows under a head."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
@@ -41,7 +42,7 @@ def decisions(run: JudgedRun) -> str:
                 d.verdict, d.n, d.accuracy_base, d.accuracy_cand, d.delta, *interval, d.ci_kind, d.p_safe, d.p_unsafe,
                 c.n10, c.n01, c.missing_base, c.missing_cand, " ".join(d.reasons), " ".join(d.flags))  # fmt: skip
 
-    return _csv(head, (row(gate) for suite in run.judgement.decisions for gate in (suite.pooled, *suite.tasks)))
+    return csv_text(head, (row(gate) for suite in run.judgement.decisions for gate in (suite.pooled, *suite.tasks)))
 
 
 def arms(run: JudgedRun) -> str:
@@ -53,7 +54,7 @@ def arms(run: JudgedRun) -> str:
          s.accuracy, *(s.ci or (None, None)), s.mean_output_tokens)
         for s in run.judgement.arms
     ]  # fmt: skip
-    return _csv(head, rows)
+    return csv_text(head, rows)
 
 
 def cells(run: JudgedRun) -> str:
@@ -66,4 +67,4 @@ def cells(run: JudgedRun) -> str:
         return (run.manifest.run_id, key, r.cell.arm, r.cell.task, r.cell.mode, r.cell.repeat, r.status, r.n_done,
                 r.n_planned, *ran, r.samples_sha256, r.error)  # fmt: skip
 
-    return _csv(head, (row(key, record) for key, record in sorted(run.manifest.cells.items())))
+    return csv_text(head, (row(key, record) for key, record in sorted(run.manifest.cells.items())))

@@ -1,9 +1,9 @@
 """How numbers read: the only place where a value becomes text for people.
 
-A newcomer should know four rules. Accuracies are percentages with one decimal; changes are signed *points* with no more
-digits than half the width of their interval supports; a p-value keeps three digits, since 0.0504 is not 0.05. Minus is
-U+2212. And an absent value has no number at all: the functions here take values, not None, so that nobody prints a zero
-for something that was not measured (`views.Reading` says why it is absent).
+A newcomer should know five rules. Accuracies are percentages with one decimal; changes are signed *points* with no more
+digits than half the width of their interval supports, and so are measured amounts; a p-value keeps three digits, since
+0.0504 is not 0.05. Minus is U+2212. And an absent value has no number at all: the functions here take values, not None,
+so that nobody prints a zero for something that was not measured (`views.Reading` says why it is absent).
 """
 
 import hashlib
@@ -74,6 +74,43 @@ def bounds(interval: tuple[float, float]) -> str:
 def percent_bounds(interval: tuple[float, float]) -> str:
     """The interval of an accuracy: `[63.7, 67.9]`."""
     return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def amount(value: float, ends: tuple[float, float] | None = None) -> str:
+    """A measured value, `3,010` or `0.0317`: no more decimals than half its interval supports, three digits without."""
+    half = (ends[1] - ends[0]) / 2 if ends else 0.0
+    unit = half if half > 0 else abs(value) / 100
+    return f"{value:,.{min(9, max(0, -_power(unit)))}f}"
+
+
+def amount_bounds(ends: tuple[float, float]) -> str:
+    """The interval of a measured value: `[2,950, 3,070]`."""
+    return f"[{amount(ends[0], ends)}, {amount(ends[1], ends)}]"
+
+
+def factor(value: float) -> str:
+    """A ratio with two decimals, `1.07`, three where two would round it to 1; very small or large ones as amounts."""
+    if not 0.1 <= value < 100:
+        return amount(value)
+    return f"{value:.2f}" if abs(value - 1) >= 0.015 else f"{value:.3f}"
+
+
+def factor_bounds(ends: tuple[float, float]) -> str:
+    """The interval of a ratio: `[1.05, 1.09]`."""
+    return f"[{factor(ends[0])}, {factor(ends[1])}]"
+
+
+def size(count: int) -> str:
+    """`8.6 MiB`."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << power:
+            return f"{count / (1 << power):.1f}\N{NO-BREAK SPACE}{unit}"
+    return f"{count}\N{NO-BREAK SPACE}B"
+
+
+def _power(value: float) -> int:
+    """The power of ten of a value's first digit."""
+    return math.floor(math.log10(value)) if value > 0 else 0
 
 
 def p_value(p: float) -> str:
