@@ -76,6 +76,10 @@ class Realised(Noun):
     """Native execution: the matrix multiplication kernels that the profiler saw in the quantised layers."""
     kernel_share: float | None = None
     """Share of those kernels' time that went into FP8 kernels, 0 to 1; None where the profiler saw none."""
+    batch_invariant: bool | None = None
+    """Whether the engine's kernels give the same bits in any batch; None where evalsuite fixes the batches."""
+    switches: dict[str, str] = Field(default_factory=dict)
+    """What an engine that decides by itself was told: environment variables and arguments."""
 
 
 class Finding(Noun):
