@@ -127,9 +127,9 @@ class VllmSession:
         running = self._llm("scores")
         vocabulary = running.facts["vocabulary"]
         if vocabulary > WHOLE:
-            raise CannotRunError("vLLM hands over whole distributions as Python numbers, too slowly for a vocabulary of "
-                                 f"{vocabulary:,} tokens (at most {WHOLE:,}). Use the engine local for divergence, or "
-                                 "set `divergence: {tokens: 0}`.")  # fmt: skip
+            raise CannotRunError("vLLM hands over whole distributions as Python numbers, too slowly for a "
+                                 f"vocabulary of {vocabulary:,} tokens (at most {WHOLE:,}). Use the engine local "
+                                 "for divergence, or set `divergence: {tokens: 0}`.")  # fmt: skip
         asked = running.parameters(
             streamed=False, temperature=0.0, max_tokens=1, prompt_logprobs=-1, flat_logprobs=True
         )
