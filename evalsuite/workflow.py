@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,7 @@ def run(
 
     `more`: further items a mode for a stored sequential run that is INCONCLUSIVE. RefusedError for any other.
     """
+    _need("lm_eval", "datasets")
     from evalsuite import runner
 
     if more:
@@ -129,6 +131,15 @@ def run(
 
     job = runner.Job(Store(options.results), options.reporter or Silent(), stop, _decided, options.command)
     return Run(runner.run(spec, job, resume, more))
+
+
+def _need(*packages: str) -> None:
+    """CannotRunError where a package is missing that measuring needs, as in an environment that was made for vLLM."""
+    for name in packages:
+        if find_spec(name) is None:
+            raise CannotRunError(f"Python package '{name}' is not installed in this environment; measuring needs it. "
+                                 "In an environment of vLLM: `pip install 'lm-eval[math]' datasets`; else install "
+                                 "'evalsuite[run]'.")  # fmt: skip
 
 
 def _decided(stored: StoredRun, mode: Mode) -> frozenset[str]:

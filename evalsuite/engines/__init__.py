@@ -184,13 +184,21 @@ def _endpoint(model: ModelRef, options: dict[str, Any]) -> Engine:
     return EndpointEngine(model, options)
 
 
+def _vllm(model: ModelRef, options: dict[str, Any]) -> Engine:
+    from evalsuite.engines.vllm import VllmEngine
+
+    return VllmEngine(model, options)
+
+
 ENGINES: dict[str, Callable[[ModelRef, dict[str, Any]], Engine]] = {
     "local": _local,  # transformers in this process, on the CPU or torch's accelerator
+    "vllm": _vllm,  # vLLM in this process, in its own environment
     "endpoint": _endpoint,  # servers of the OpenAI protocol, one an arm
 }
 """Engine name -> constructor from a model and the suite's engine options."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "local": ("threads", "group_tokens", "gemm_mode", "execution", "count", "forward"),
+    "vllm": ("max_num_seqs", "enforce_eager", "kv_cache_gib", "threads_bind", "llm", "group_tokens"),
     "endpoint": ("base_url", "endpoints", "served_model", "tokenizer", "api", "concurrency", "timeout_s", "retries",
                  "api_key_env", "group_tokens"),
 }  # fmt: skip

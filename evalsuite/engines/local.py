@@ -15,21 +15,21 @@ import torch
 
 from evalsuite.calibration import read_again
 from evalsuite.engines.attention import use_fp32_attention
-from evalsuite.engines.models import eos_ids, load_master, locate, reader_of, reads_otherwise, weights_sha256
+from evalsuite.engines.folders import FolderEngine
+from evalsuite.engines.models import load_master
 from evalsuite.engines.own import OwnForward, agrees
 from evalsuite.engines.session import Forward, LocalSession
 from evalsuite.engines.shipped import load_shipped
 from evalsuite.engines.stock import StockForward
 from evalsuite.precision import apply
 from evalsuite.precision.calibrate import Texts, calibrate
-from evalsuite.precision.checkpoints import Checkpoint, is_quantized, read
 from evalsuite.precision.emulate import Applied, best_kernel
 from evalsuite.precision.recipes import is_as_shipped, needs_calibration
 from evalsuite.precision.shipped import Shipped
-from evalsuite.records import Arm, Calibration, Finding, ModelRef, Recipe
+from evalsuite.records import Arm, Calibration, ModelRef, Recipe
 
 
-class LocalEngine:
+class LocalEngine(FolderEngine):
     """Engine over `AutoModelForCausalLM`.
 
     Options: `threads`, `gemm_mode` (`fast` or `exact`), `execution` (`auto`, the default, `native` or `emulated`; see
@@ -42,44 +42,14 @@ class LocalEngine:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._folder = locate(model)
+        super().__init__(model)
         self._options = options
         if options.get("threads"):
             torch.set_num_threads(int(options["threads"]))
-        self.model = model.model_copy(update={"weights_sha256": weights_sha256(self._folder)})
-        self.tokenizer, self.config = reader_of(self._folder)
-        self.eos = eos_ids(self._folder, self.tokenizer)
-        self.max_length: int = self.config.max_position_embeddings
-        self._checkpoints: dict[Path, Checkpoint] = {}
         self._calibrations: dict[tuple[Any, ...], Calibration] = {}
         self._owns = False
         self._kept: tuple[tuple[Path, bool], Any, Shipped | None] | None = None
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
-
-    def cannot_run(self, arm: Arm, *, scores: bool = False) -> str | None:  # noqa: ARG002 - it always can
-        """Another model must read the same prompts; a quantised checkpoint runs as shipped or not at all; static scales
-        need texts."""
-        folder = self._folder_of(arm)
-        if folder != self._folder:
-            reason = reads_otherwise(folder, self)
-            if reason:
-                return f"the prompts of arm '{arm.id}' would differ: {reason} than that of '{self.model.id}'"
-        if not is_as_shipped(arm.recipe) and is_quantized(folder):
-            return (f"arm '{arm.id}' asks for recipe '{arm.recipe.id}' of '{arm.model.id}', which is quantised; "
-                    "recipes start from a BF16 master. Say `recipe: as-shipped`, or name the BF16 model")  # fmt: skip
-        if needs_calibration(arm.recipe) and arm.calibration is None and arm.recipe.calibration is None:
-            return f"arm '{arm.id}' has static activation scales and names no `calibration`"
-        return None
-
-    def resolve(self, arm: Arm) -> tuple[Arm, tuple[Finding, ...]]:
-        """The arm with the hash of its weights and, as shipped, the recipe that its tensors show."""
-        folder = self._folder_of(arm)
-        own = folder == self._folder
-        ref = self.model if own else arm.model.model_copy(update={"weights_sha256": weights_sha256(folder)})
-        if not is_as_shipped(arm.recipe):
-            return arm.model_copy(update={"model": ref}), ()
-        checkpoint = self._checkpoint(folder)
-        return arm.model_copy(update={"model": ref, "recipe": checkpoint.recipe}), checkpoint.findings
 
     @contextmanager
     def open(self, arm: Arm) -> "Iterator[LocalSession]":
@@ -105,23 +75,14 @@ class LocalEngine:
             return OwnForward(model, applied.realised.modules, applied.kv, applied.activity)
         return StockForward(model, applied.realised.modules, self.tokenizer.pad_token_id or 0)
 
-    def _folder_of(self, arm: Arm) -> Path:
-        same = (arm.model.id, arm.model.revision) == (self.model.id, self.model.revision)
-        return self._folder if same else locate(arm.model)
-
-    def _checkpoint(self, folder: Path) -> Checkpoint:
-        if folder not in self._checkpoints:
-            self._checkpoints[folder] = read(folder)
-        return self._checkpoints[folder]
-
     def _loaded(self, arm: Arm) -> tuple[Any, Recipe | Shipped]:
         """The arm's model in memory, and what `apply` is to run on it. One model is kept: the last one asked for."""
-        folder, shipped = self._folder_of(arm), is_as_shipped(arm.recipe)
+        folder, shipped = self.folder_of(arm), is_as_shipped(arm.recipe)
         if self._kept is None or self._kept[0] != (folder, shipped):
             self._kept = None
             if shipped:
                 exact = self._options.get("gemm_mode") == "exact"
-                model, what = load_shipped(self._checkpoint(folder), exact=exact)
+                model, what = load_shipped(self.checkpoint(folder), exact=exact)
             else:
                 model, what = load_master(folder), None
             slow = self.device.type == "cpu" and best_kernel(self.device) != "linear-bf16"
@@ -137,7 +98,7 @@ class LocalEngine:
         texts = arm.calibration
         if texts is None or not needs_calibration(arm.recipe):
             return arm.recipe
-        key = self._folder_of(arm), texts.texts_sha256, arm.recipe.exclude
+        key = self.folder_of(arm), texts.texts_sha256, arm.recipe.exclude
         if key not in self._calibrations:
             tokens = [self.tokenizer.encode(line)[: self.max_length] for line in read_again(texts)]
             given = Texts(Path(texts.file).name, texts.texts_sha256, tokens)

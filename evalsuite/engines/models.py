@@ -7,14 +7,21 @@ Two models can be arms of one run only if every prompt gives both the same token
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from evalsuite import resources
-from evalsuite.engines import Engine
 from evalsuite.errors import CannotRunError
 from evalsuite.records import ModelRef
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+class Reader(Protocol):
+    """What makes prompts, and where answers end: an engine, or what becomes one."""
+
+    tokenizer: Any
+    eos: tuple[int, ...]
+    max_length: int
 
 
 def locate(model: ModelRef, *, weights: bool = True) -> Path:
@@ -85,7 +92,7 @@ def load_master(folder: Path) -> Any:
     return model
 
 
-def reads_otherwise(folder: Path, engine: Engine) -> str | None:
+def reads_otherwise(folder: Path, engine: Reader) -> str | None:
     """What in another model's folder would make other prompts, or other ends of answers, than the engine's model has;
     None if nothing."""
     tokenizer, config = reader_of(folder)

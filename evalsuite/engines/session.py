@@ -30,6 +30,7 @@ from evalsuite.engines import (
 )
 from evalsuite.engines.batch import Batch
 from evalsuite.engines.head import distribution
+from evalsuite.engines.stops import Stops
 from evalsuite.errors import CannotRunError
 from evalsuite.precision.activity import total
 from evalsuite.precision.emulate import Applied
@@ -74,7 +75,7 @@ class LocalSession:
         self._tokenizer = engine.tokenizer
         self._eos = torch.tensor(engine.eos, device=engine.device)
         self._device = engine.device
-        self._enders: dict[str, frozenset[int]] = {}
+        self._stops = Stops(engine.tokenizer)
         self.realised = realised.model_copy(
             update={"logits_dtype": forward.logits_dtype, "kernel": f"{realised.kernel}, {forward.name}"}
         )
@@ -157,35 +158,12 @@ class LocalSession:
                 batch.reason[row] = "eos"
                 continue
             batch.tokens[row].append(value)
-            if self._stopped(batch.requests[row], batch.tokens[row]):
+            if self._stops.reached(batch.requests[row], batch.tokens[row]):
                 batch.reason[row] = "stop"
             elif len(batch.tokens[row]) >= batch.requests[row].max_new:
                 batch.reason[row] = "length"
         alive = [i for i, row in enumerate(batch.rows) if batch.reason[row] is None]
         return alive if len(alive) <= COMPACT_AT * len(batch.rows) else list(range(len(batch.rows)))
-
-    def _stopped(self, request: GenerateRequest, tokens: list[int]) -> bool:
-        for stop in request.stop:
-            if tokens[-1] in self._can_end(stop):
-                # A stop string of n bytes lies within the last n tokens; one more for the token that it begins in.
-                text = self._tokenizer.decode(tokens[-len(stop.encode()) - 1 :], skip_special_tokens=True)
-                if stop in text and self._counts(request, tokens, stop):
-                    return True
-        return False
-
-    def _counts(self, request: GenerateRequest, tokens: list[int], stop: str) -> bool:
-        if request.stop_after is None:
-            return True
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return request.stop_after in text and stop in text.rsplit(request.stop_after, 1)[1]
-
-    def _can_end(self, stop: str) -> frozenset[int]:
-        """Tokens in whose text the last character of `stop` occurs: only they can complete it."""
-        if stop not in self._enders:
-            texts = self._tokenizer.batch_decode([[i] for i in range(len(self._tokenizer))])
-            last = stop[-1]
-            self._enders[stop] = frozenset(i for i, text in enumerate(texts) if last in text or "\ufffd" in text)
-        return self._enders[stop]
 
     # ---------------------------------------------------------------------------------------------------- scoring
 

@@ -61,14 +61,14 @@ def load_shipped(checkpoint: Checkpoint, *, exact: bool) -> tuple[Any, Shipped]:
 
     With *exact*, the quantised weights are kept in FP32 beside the model: four more bytes a parameter.
     """
-    targets = _targets(checkpoint)
-    names = frozenset(targets.values())
+    parts = targets(checkpoint)
+    names = frozenset(parts.values())
     wide: dict[str, Tensor] = {}
     if exact:
         model = _load(checkpoint, torch.float32)
         wide = {_gemm(name): p.detach() for name, p in model.named_parameters() if _gemm(name) in names}
         del model
-    shipped = Shipped(checkpoint.recipe, names, wide, _input_scales(checkpoint, targets))
+    shipped = Shipped(checkpoint.recipe, names, wide, _input_scales(checkpoint, parts))
     model = _load(checkpoint, torch.bfloat16)
     refuse_nonfinite(model)  # codes are checked where they are read, weights that are not quantised only here
     return model, shipped
@@ -92,7 +92,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     return model
 
 
-def _targets(checkpoint: Checkpoint) -> dict[str, str]:
+def targets(checkpoint: Checkpoint) -> dict[str, str]:
     """Name of each quantised weight -> name of the `Gemm` that it becomes a part of."""
     targets = _Names(skeleton(checkpoint.shards.folder)).targets(checkpoint.names)
     parts = {name: gemm for name, (gemm, _) in targets.items() if name in checkpoint.layers}

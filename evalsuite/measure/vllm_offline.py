@@ -12,7 +12,6 @@ FP8 arms: checkpoints as shipped, where vLLM has an FP8 kernel for the machine. 
 run here; write their checkpoint with `quantize`. On what the kernels of a device do nobody looked: `kernel_unproven`.
 """
 
-import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,19 +19,16 @@ from typing import Any
 import numpy as np
 
 from evalsuite.engines.models import locate
-from evalsuite.errors import CannotRunError, UsageError, did_you_mean
+from evalsuite.engines.vllm_llm import prepare
+from evalsuite.errors import CannotRunError
 from evalsuite.measure.latencies import Loop, Progress, Served, work_of
 from evalsuite.measure.loads import Load, Opened, Work
 from evalsuite.measure.prompts import Corpus
-from evalsuite.measure.vllm_live import BIND, SPACE, Asked, Live
+from evalsuite.measure.vllm_live import Asked, Live
 from evalsuite.precision.checkpoints import is_quantized
 from evalsuite.precision.recipes import is_as_shipped
 from evalsuite.records import Arm, ModelRef, Workload
 
-OPTIONS = ("max_num_seqs", "enforce_eager", "kv_cache_gib", "threads_bind", "llm")
-"""What a suite may set: the batch that arms are first loaded for (1); no compilation and no graphs (default on a
-processor only); GiB of KV cache, the same for every arm (1 on a processor, else vLLM's choice); cores on a processor
-(`auto`, `nobind`, or a list like `0-7`); and further arguments of `LLM`."""
 OWN = ("model", "dtype", "max_num_seqs", "enable_prefix_caching", "enforce_eager", "tensor_parallel_size", "seed")
 """Arguments of `LLM` that are not for the suite to set."""
 
@@ -42,20 +38,7 @@ class VllmRig:
 
     def __init__(self, model: ModelRef, options: dict[str, Any]) -> None:
         """UsageError: an option that does not exist. CannotRunError: vLLM is not installed here."""
-        for name in options:
-            if name not in OPTIONS:
-                raise UsageError(f"Unknown option '{name}' of engine vllm.{did_you_mean(name, OPTIONS)}")
-        taken = [name for name in options.get("llm", {}) if name in OWN]
-        if taken:
-            raise UsageError(f"`llm: {{{taken[0]}: ...}}` is set by the bench itself. Leave it out.")
-        os.environ[BIND] = str(options.get("threads_bind", "auto"))
-        os.environ[SPACE] = str(options.get("kv_cache_gib", 1))
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # results are printed on stdout
-        try:
-            import vllm  # noqa: F401 - only whether it is there
-        except ImportError as error:
-            raise CannotRunError(f"vLLM is not installed in this environment ({error}). Install evalsuite into vLLM's "
-                                 "own virtual environment and run the bench there.") from None  # fmt: skip
+        prepare(options, OWN)
         self.model = model
         self.facts: dict[str, dict[str, Any]] = {}
         """Arm -> what vLLM runs it with, read from its configuration."""
@@ -81,7 +64,7 @@ class VllmRig:
             execution="declared" if quantised else "native",
             realised=same.realised(arm.recipe),
             memory=same.memory(),
-            startup_s=same.startup_s,
+            startup_s=same.running.startup_s if same.running else None,
             reasons=("kernel_unproven",) if quantised else (),
         )
 
@@ -193,7 +176,8 @@ class VllmLoad:
 
     def request_id(self) -> str:
         """A name that no request of this engine had."""
-        return str(next(self._live.ids))
+        assert self._live.running is not None
+        return str(next(self._live.running.ids))
 
     def close(self) -> None:
         """Let go of the prompts."""

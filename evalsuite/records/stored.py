@@ -79,6 +79,10 @@ class Realised(Noun):
     """Share of those kernels' time that went into FP8 kernels, 0 to 1; None where the profiler saw none."""
     facts: dict[str, str] = Field(default_factory=dict)
     """Engine endpoint: what the server says of itself, and how it had to be asked."""
+    batch_invariant: bool | None = None
+    """Whether the engine's kernels give the same bits in any batch; None where evalsuite fixes the batches."""
+    switches: dict[str, str] = Field(default_factory=dict)
+    """What an engine that decides by itself was told: environment variables and arguments."""
 
 
 class Finding(Noun):

@@ -39,6 +39,11 @@ class Listening:
         os.dup2(self._before, 2)
         os.close(self._before)
 
+    def lines(self, pattern: re.Pattern[str]) -> list[str]:
+        """What the pattern matched in the lines so far (its first group), each once, in order."""
+        found = (pattern.search(line) for line in tuple(self._kept))
+        return list(dict.fromkeys(match.group(1) for match in found if match))
+
     def errors(self) -> list[str]:
         """Errors that were named, `KindError: message`, first one first, with the next line where a message ends in a
         colon. Waits a moment for the last words."""

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from evalsuite.measure.listening import Listening
+from evalsuite.engines.listening import Listening
 
 
 def test_what_a_child_says_is_kept_and_passed_on(capfd: pytest.CaptureFixture[str]):
