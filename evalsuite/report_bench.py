@@ -140,10 +140,11 @@ def _joint_parts(judgement: BenchJudgement) -> list[RenderableType]:
 
 
 def _joints(joints: list[Joint]) -> Table:
-    """All tasks together; each by itself is in the JSON and on the pages."""
+    """All tasks together where there are several; each by itself is in the JSON and on the pages."""
     table = _table(" arm", "accuracy", "tokens", "inflation [95 %]", "tokens/correct [95 %]", "s/correct [95 %]",
                    "J/correct [95 %]", "relative [95 %]", " ")  # fmt: skip
-    for one in (joint for joint in joints if joint.task is None):
+    pooled = [joint for joint in joints if joint.task is None]
+    for one in pooled or joints:
         name = next((n for n in ("j_per_correct", "s_per_correct", "tokens_per_correct") if n in one.relative), None)
         relative = "—" if name is None else f"{name.split('_')[0]} {_of(one.relative[name], '.3f')}"
         table.add_row(

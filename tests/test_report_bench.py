@@ -65,7 +65,7 @@ def test_joint_costs_name_the_run_and_the_point_they_are_from():
     text = shown(bench, judged(bench))
 
     assert f"cost of a correct answer, direct mode  (answers of r1; cost a token at: {REPLAY.key})" in text
-    assert re.search(r"t +fp8 +200 +80\.0 % +105 +1\.050 \[1\.050, 1\.050\]", text)
+    assert re.search(r"fp8 +80\.0 % +105 +1\.050 \[1\.050, 1\.050\]", text)
     assert "j 0.840 [0.840, 0.840]" in text
 
 

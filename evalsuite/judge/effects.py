@@ -9,7 +9,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 from scipy.special import stdtrit
 
 from evalsuite.judge.exact import FloatArray
@@ -80,6 +79,8 @@ def bca(y: FloatArray) -> tuple[float, float] | None:
         return None
     if values[0] == values[-1]:
         return (float(values[0]), float(values[0]))
+    from scipy import stats  # takes a while to import, and few benches have so many rounds
+
     made = stats.bootstrap(
         (values,), np.mean, confidence_level=LEVEL, n_resamples=DRAWS, method="BCa", vectorized=True,
         random_state=np.random.default_rng(SEED),
