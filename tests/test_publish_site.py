@@ -11,7 +11,7 @@ from test_publish_bench_sample import document, emulated, estimated, foreign, ju
 from test_publish_sample import TASKS, counts, decision, sample_run, spec, summary
 
 from evalsuite.errors import CannotRunError, UsageError
-from evalsuite.publish import JudgedRun, Speeds, build_site, pages
+from evalsuite.publish import JudgedBench, JudgedRun, Speeds, build_site, pages
 from evalsuite.publish.energy import ESTIMATE
 from evalsuite.records import REASONS, Arm, ModelRef, SuiteDecision
 
@@ -484,6 +484,19 @@ def test_without_a_meter_there_are_reasons_and_no_joule(site):
     assert not re.search(r"\d\s*J\b|J/token|Joules a (token|correct) ", text)
     data = (site / "data/benches/old.js").read_text(encoding="utf-8")
     assert "joules" not in data
+
+
+def test_the_verdict_page_shows_the_ratio_of_the_bench_that_its_answers_were_joined_with(tmp_path):
+    run, bench = sample_run(), judged(metered(), answers=True)
+    joined = JudgedBench(bench.bench, bench.judgement.model_copy(update={"run_id": run.manifest.run_id}))
+
+    site = build_site([run], tmp_path / "site", Speeds([joined])).out
+
+    page = (site / "index.html").read_text(encoding="utf-8")
+    for value in ("1.20", "1.07"):  # direct answers were priced at the replay, thinking ones nowhere: the first point
+        assert f"Speed ×{value} tokens/s 95 % interval [{value}, {value}] , resolved" in words(site / "index.html")
+    assert page.count('class="card tile none"') == 4  # the emulated arm in two modes
+    assert f'href="benches/{bench.slug}/energy.html"' in page
 
 
 def test_without_answers_the_page_names_the_run_to_make(tmp_path):

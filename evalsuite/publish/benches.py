@@ -29,6 +29,7 @@ from evalsuite.records import (
     Workload,
 )
 
+What = Literal["tokens_per_s", "j_per_token"]
 NO_SPEED = "emulated – speed not meaningful"
 PHASES = {"prefill": "reading prompts", "decode": "decoding", "whole": "whole answers"}
 
@@ -142,7 +143,7 @@ class JudgedBench:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """Sentences on speed that add something to the table: none for arms without speed."""
+        """Sentences on speed that add something to the table: none for arms without speed or not reached."""
         return _said(self, "tokens_per_s")
 
     @property
@@ -159,13 +160,24 @@ class Speeds:
     imported: Sequence[ForeignFile] = ()
 
 
-def _said(bench: JudgedBench, quantity: Literal["tokens_per_s", "j_per_token"]) -> tuple[str, ...]:
+def tile(bench: JudgedBench | None, arm: str, mode: str, quantity: What) -> Ratio | None:
+    """The one ratio of a bench on a verdict page: where the mode's answers were priced, else at the first point."""
+    if bench is None:
+        return None
+    priced = next((j.workload for j in bench.judgement.joints if (j.arm, j.mode) == (arm, mode)), None)
+    own = [r for r in bench.judgement.ratios if (r.arm, r.quantity) == (arm, quantity) and r.value is not None
+           and r.workload.comparison == "iso_config"]  # fmt: skip
+    return min(own, key=lambda r: r.workload.key != priced, default=None)
+
+
+def _said(bench: JudgedBench, quantity: What) -> tuple[str, ...]:
     null = bench.bench.spec.null_arm
     found = []
     for ratio in bench.judgement.ratios:
         quiet = (ratio.arm == null and "aa_failed" not in ratio.reasons) or "emulated_speed" in ratio.reasons
         absent = ratio.quantity == "j_per_token" and ratio.value is None and ratio.meter is None
-        if ratio.quantity == quantity and not quiet and not absent:
+        unreached = ratio.value is None and set(ratio.reasons) == {"interrupted"}
+        if ratio.quantity == quantity and not (quiet or absent or unreached):
             found.append(ratio.sentence)
     return tuple(dict.fromkeys(found))
 
@@ -199,7 +211,7 @@ WORDS = {"tokens_per_s": ("speed", "is", "faster", "slower"),
 """Quantity -> what it is, and how a candidate that is better or worse is said to be."""
 
 
-def headline(bench: JudgedBench, quantity: Literal["tokens_per_s", "j_per_token"]) -> str:
+def headline(bench: JudgedBench, quantity: What) -> str:
     """What the ratios at equal batch show, as a title: `X is faster than BF16 at 2 of 3 points.`"""
     parts = [said for arm in bench.candidates if (said := _compared(bench, arm, quantity))]
     absent = [bench.arm_name(arm) for arm in bench.emulated]
@@ -210,7 +222,7 @@ def headline(bench: JudgedBench, quantity: Literal["tokens_per_s", "j_per_token"
     return f"{'; '.join(parts)}." if parts else f"No ratio of {WORDS[quantity][0]} could be made."
 
 
-def _compared(bench: JudgedBench, arm: str, quantity: Literal["tokens_per_s", "j_per_token"]) -> str:
+def _compared(bench: JudgedBench, arm: str, quantity: What) -> str:
     """One candidate against the baseline over all points; empty where it has no ratio."""
     _, verb, better, worse = WORDS[quantity]
     own = [r for r in bench.judgement.ratios if r.arm == arm and r.quantity == quantity and r.value is not None

@@ -197,11 +197,17 @@ def _front(drawn: Sequence[tuple[Joint, Interval]]) -> Figure:
 
 def estimates(bench: JudgedBench, found: Sequence[Estimated]) -> Figure:
     """Modelled energy as grey hatched intervals."""
-    rows = [Row(cut(f"{one.workload.key} · {bench.arm_name(one.arm)}"),
-                f"{text.amount(one.low)} to {text.amount(one.high)} J (modelled)") for one in found]  # fmt: skip
+    rows: list[Row] = []
+    places = []
+    for workload in dict.fromkeys(one.workload for one in found):
+        rows.append(Row(plain(workload.key), kind="head"))
+        for one in (one for one in found if one.workload == workload):
+            places.append(len(rows))
+            seen = f"{text.amount(one.low)} to {text.amount(one.high)} J (modelled)"
+            rows.append(Row(cut(bench.arm_name(one.arm)), seen))
     bars = {
         "type": "bar", "orientation": "h", "name": "modelled", "base": [one.low for one in found],
-        "x": [one.high - one.low for one in found], "y": list(range(len(found))), "width": 0.5, "hoverinfo": "skip",
+        "x": [one.high - one.low for one in found], "y": places, "width": 0.5, "hoverinfo": "skip",
         "marker": {"color": "@grid", "line": {"color": "@muted", "width": 1},
                    "pattern": {"shape": "/", "fgcolor": "@muted", "bgcolor": "@grid", "size": 6}},
     }  # fmt: skip

@@ -90,7 +90,11 @@ def _of_view(shown: Shown) -> Context:
     made = views.views_of(shown.run)
     verdicts = [view.decision.verdict for view in made]
     tally = ", ".join(f"{verdicts.count(word)} {word}" for word in reversed(VERDICTS) if word in verdicts)
-    return {"views": made, "all_scale": figures.scale(view.pooled for view in made), "tally": tally}
+    run_id = shown.run.manifest.run_id
+    benched = next((one for one in shown.benches if one.judgement.run_id == run_id), None)
+    return {
+        "views": made, "all_scale": figures.scale(view.pooled for view in made), "tally": tally, "benched": benched,
+    }  # fmt: skip
 
 
 def _of_run(shown: Shown) -> Context:
@@ -237,7 +241,8 @@ def _environment() -> Environment:
     env.globals.update(
         plural=text.plural, machine_name=machine_name, finding_meanings=FINDINGS,
         forest_finding=figures.forest_finding, tested=figures.tested, allowed=figures.allowed,
-        headline=benches.headline, spelled=benches.spelled, described=benches.described, no_speed=benches.NO_SPEED,
+        headline=benches.headline, tile=benches.tile, spelled=benches.spelled, described=benches.described,
+        no_speed=benches.NO_SPEED,
     )  # fmt: skip
     return env
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from evalsuite.publish import text
 from evalsuite.publish.benches import JudgedBench
-from evalsuite.publish.canvas import Figure, axis, cut, frame, legend, plain, whiskers
+from evalsuite.publish.canvas import Figure, axis, cut, frame, legend, plain, scale, whiskers
 from evalsuite.publish.speed_figures import reading
 from evalsuite.records import Scaling
 
@@ -16,12 +16,14 @@ def scaling(bench: JudgedBench, own: Sequence[Scaling]) -> Figure:
     counts = sorted({step.devices for one in own for step in one.steps})
     for one in own:
         data += _scaled(bench, one)
+    # Both axes are logarithmic: the ideal is then a straight line, and the gap to it is the efficiency.
+    speed = scale("tokens a second", [y for trace in data if "yaxis" not in trace for y in trace["y"]], log=True)
     stops = [(one.stops_at, bench.arm_name(one.arm)) for one in own if one.stops_at is not None]
     made = {
         **legend(frame(460, {"l": 8, "r": 14, "t": 8, "b": 52})),
         "xaxis": axis("devices", type="log", tickvals=counts, ticktext=[str(n) for n in counts], anchor="y2",
                       range=[math.log10(counts[0] * 0.85), math.log10(counts[-1] * 1.18)], zeroline=False),
-        "yaxis": axis("tokens a second", domain=[0.42, 1.0], rangemode="tozero", automargin=True),
+        "yaxis": {**speed.layout(), "domain": [0.42, 1.0], "automargin": True},
         "yaxis2": axis("%", domain=[0.0, 0.32], range=[0, 112], tickvals=[0, 50, 100], automargin=True),
         "shapes": [_stop(n) for n, _ in stops],
         "annotations": [_stop_words(n, name) for n, name in stops],
