@@ -10,6 +10,8 @@ import pytest
 from test_publish_bench_sample import document, emulated, estimated, foreign, judged, metered, native, renamed, rows
 from test_publish_sample import TASKS, counts, decision, sample_run, spec, summary
 
+from evalsuite import resources
+from evalsuite.cli import VERBS
 from evalsuite.errors import CannotRunError, UsageError
 from evalsuite.publish import JudgedBench, JudgedRun, Speeds, build_site, pages
 from evalsuite.publish.energy import ESTIMATE
@@ -402,6 +404,13 @@ def row_of(page: str, name: str) -> str:
     """The first table row, as text, with that name."""
     row = next(row.split("</tr>")[0] for row in page.split("<tr")[1:] if f"{name}<" in row)
     return re.sub(r"<[^>]*>", " ", row.partition(">")[2])
+
+
+def test_every_command_that_a_page_names_exists():
+    named = {verb for path in resources.dashboards().glob("*.html")
+             for verb in re.findall(r"evalsuite ([a-z]+)", re.sub(r"<[^>]*>", " ", path.read_text(encoding="utf-8")))}
+
+    assert {"run", "bench"} <= named <= set(VERBS)
 
 
 def test_an_empty_store_names_the_command_that_makes_a_bench(tmp_path):
