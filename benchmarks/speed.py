@@ -226,8 +226,8 @@ def emulation(args: argparse.Namespace) -> dict[str, Any]:
     for way in ("compiled", "eager"):
         with ExitStack() as stack:
             if way == "eager":
-                stack.enter_context(mock.patch.object(compiled, "library", return_value=None))
-            elif compiled.library() is None:
+                stack.enter_context(mock.patch.object(compiled, "loaded", return_value=None))
+            elif compiled.loaded() is None:
                 report[way] = "no C++ compiler here"
                 continue
             forwards = {recipe: stack.enter_context(ours(folder, recipe))._live._forward for recipe in args.recipes}

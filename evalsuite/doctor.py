@@ -111,7 +111,7 @@ def _devices(_: Path) -> list[Check]:
 def _kernel(_: Path) -> list[Check]:
     from evalsuite.precision import compiled, devices, emulate
 
-    if compiled.library() is not None:
+    if compiled.loaded() is not None:
         fast = Check(name="kernel", state="good", says="the compiled quantiser works")
     else:
         name = (os.environ.get("CXX") or "c++").split()[0]

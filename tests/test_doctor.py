@@ -85,11 +85,11 @@ def test_without_a_compiler_the_kernel_is_a_note(tmp_path: Path, monkeypatch: py
     from evalsuite.precision import compiled
 
     monkeypatch.setenv("CXX", "no-such-compiler")
-    compiled.library.cache_clear()
+    compiled.loaded.cache_clear()
     try:
         (check,) = of(doctor.look(tmp_path), "kernel")
     finally:
-        compiled.library.cache_clear()
+        compiled.loaded.cache_clear()
 
     assert (check.state, "no-such-compiler" in check.says) == ("note", True)
 

@@ -14,26 +14,26 @@ from evalsuite.precision.recipes import RECIPES
 
 QUANT = RECIPES["fp8-e4m3"].activations
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
+needs_compiler = pytest.mark.skipif(compiled.loaded() is None, reason="no C++ compiler here")
 
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A cache folder of its own, and nothing loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled.library.cache_clear()
+    compiled.loaded.cache_clear()
     yield tmp_path / "evalsuite"
-    compiled.library.cache_clear()
+    compiled.loaded.cache_clear()
 
 
 @needs_compiler
 def test_it_is_built_once_and_leaves_one_file(fresh: Path):
-    assert compiled.library() is not None
+    assert compiled.loaded() is not None
     (built,) = fresh.iterdir()
     when = built.stat().st_mtime_ns
-    compiled.library.cache_clear()
+    compiled.loaded.cache_clear()
 
-    assert compiled.library() is not None
+    assert compiled.loaded() is not None
     assert [p.stat().st_mtime_ns for p in fresh.iterdir()] == [when]
 
 
@@ -44,7 +44,7 @@ def test_without_a_working_compiler_there_is_none_and_activations_stay_eager(
     monkeypatch.setenv("CXX", compiler)
     x = torch.randn(4, 256).bfloat16()
 
-    assert compiled.library() is None
+    assert compiled.loaded() is None
     assert FakeQuant(QUANT, CPU)(x).shape == x.shape
     assert not list(fresh.glob("*.so"))
 
@@ -53,7 +53,7 @@ def test_without_a_working_compiler_there_is_none_and_activations_stay_eager(
 def test_a_compiler_with_arguments_is_called_with_them(fresh: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "c++ -DANYTHING=1")
 
-    assert compiled.library() is not None
+    assert compiled.loaded() is not None
 
 
 def test_a_user_without_a_home_stays_eager(monkeypatch: pytest.MonkeyPatch):
@@ -62,27 +62,27 @@ def test_a_user_without_a_home_stays_eager(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    compiled.library.cache_clear()
-    assert compiled.library() is None
-    compiled.library.cache_clear()
+    compiled.loaded.cache_clear()
+    assert compiled.loaded() is None
+    compiled.loaded.cache_clear()
 
 
 def test_it_can_be_turned_off(fresh: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EVALSUITE_COMPILE", "off")
 
-    assert compiled.library() is None
+    assert compiled.loaded() is None
     assert not fresh.exists()
 
 
 def test_a_damaged_library_is_as_good_as_none(fresh: Path):
     fresh.mkdir()
-    if compiled.library() is None:
+    if compiled.loaded() is None:
         pytest.skip("no C++ compiler here")
     next(fresh.glob("*.so")).write_bytes(b"no library")
-    compiled.library.cache_clear()
+    compiled.loaded.cache_clear()
 
     # A file that was loaded once may stay mapped; another process sees the damage.
-    code = "from evalsuite.precision import compiled; print(compiled.library())"
+    code = "from evalsuite.precision import compiled; print(compiled.loaded())"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert shown.stdout.strip() == "None"
 

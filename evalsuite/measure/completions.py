@@ -14,13 +14,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 import numpy as np
 
+from evalsuite.engines.openai import wait_of
 from evalsuite.measure.latencies import Served
 
 KINDS = {
@@ -179,7 +178,7 @@ class Client:
     async def _refuse(self, response: httpx.Response) -> None:
         said = self._clean((await response.aread()).decode("utf-8", errors="replace"))
         if response.status_code == 429 or response.status_code >= 500:
-            raise _BusyError(response.status_code, said, _after(response.headers.get("retry-after")))
+            raise _BusyError(response.status_code, said, wait_of(response.headers.get("retry-after")))
         raise FailedError("refused", f"{response.status_code}: {said}")
 
     def _take(self, data: bytes, t_ns: int, stream: _Stream) -> None:
@@ -254,17 +253,3 @@ async def _lines(response: httpx.Response) -> AsyncIterator[tuple[bytes, int]]:
             yield line, t_ns
     if rest:
         yield rest, time.perf_counter_ns()
-
-
-def _after(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` asks for: a number, or a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None

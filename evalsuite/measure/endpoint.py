@@ -11,17 +11,16 @@ state is long enough. A request that fails ends the window: the caller measures 
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from evalsuite.engines.models import reader_of
+from evalsuite.engines.openai import KEY, address, key_of
 from evalsuite.errors import CannotRunError, UsageError, did_you_mean
 from evalsuite.measure.completions import Answer, Client, FailedError, Server
 from evalsuite.measure.latencies import Limits, Loop, Progress, work_of
@@ -33,7 +32,6 @@ OPTIONS = ("endpoints", "names", "api_key_env", "tokenizer", "timeout_s", "retri
 """What a suite may set: the URL of each arm; the model's name at each (else the arm's model id); the environment
 variable with the key; a folder with the tokenizer; patience; service levels (`ttft_s`, `tpot_s`, `e2el_s`); and whether
 answers are kept at their length (default) or end where the model ends them."""
-KEY = "OPENAI_API_KEY"
 BUSY = 0.9
 """Share of a core from which the client may be what was measured."""
 CHARACTERS, SAMPLE = 4, 6
@@ -68,7 +66,7 @@ class EndpointRig:
             UsageError: the arm has no URL.
             CannotRunError: the server is not there, has another model, or cannot be measured.
         """
-        opened = _Arm(arm.id, Client(self._server(arm), self._key(), self._count()))
+        opened = _Arm(arm.id, Client(self._server(arm), key_of(self._options.get("api_key_env")), self._count()))
         self._clients[arm.id] = opened
         try:
             self.facts[arm.id] = self._run(opened.probe(bool(self._options.get("ignore_eos", True))))
@@ -115,16 +113,9 @@ class EndpointRig:
         if url is None:
             raise UsageError(f"Arm '{arm.id}' has no URL in `endpoints`.{did_you_mean(arm.id, urls)}")
         names = self._options.get("names", {})
-        server = Server(_url(str(url)), names.get(arm.id, names.get(base, arm.model.id)))
+        server = Server(address(str(url)), names.get(arm.id, names.get(base, arm.model.id)))
         patience = {name: self._options[name] for name in ("timeout_s", "retries") if name in self._options}
         return replace(server, **patience)
-
-    def _key(self) -> str | None:
-        name = self._options.get("api_key_env")
-        key = os.environ.get(name or KEY)
-        if name and not key:
-            raise CannotRunError(f"The environment variable {name}, named by `api_key_env`, is not set.")
-        return key or None
 
     def _count(self) -> Callable[[str], int] | None:
         folder = self._options.get("tokenizer")
@@ -296,17 +287,6 @@ class EndpointLoad:
                                        and "the server does not say how many tokens its answers had",
         }  # fmt: skip
         return tuple(code for code, said in found.items() if said), tuple(said for said in found.values() if said)
-
-
-def _url(text: str) -> str:
-    """The address with `/v1`; UsageError if it is none, or holds a password."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"Endpoint '{text}' is no address: expected http://HOST:PORT or https://HOST.")
-    if parts.username or parts.password:
-        raise UsageError(f"The address of endpoint {parts.hostname} holds a password. Put the key into {KEY} instead.")
-    path = parts.path.rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, path if path.endswith("/v1") else f"{path}/v1", "", ""))
 
 
 def _limits(slo: dict[str, float] | None) -> Limits | None:

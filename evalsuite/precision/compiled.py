@@ -65,7 +65,7 @@ class Fast:
     def of(cls, element: Element, clamps: bool, scales: Tensor, width: int) -> "Fast | None":
         """The kernel for a format, if there is a kernel and it knows the format. `scales`: by BF16 amax pattern."""
         told = _format(element, clamps)
-        found = library() if told is not None and scales.device.type == "cpu" else None
+        found = loaded() if told is not None and scales.device.type == "cpu" else None
         return None if told is None or found is None else cls(found, told, scales, width)
 
     def agrees(self, k: int, eager: Eager) -> bool:
@@ -108,13 +108,12 @@ def _all_numbers(k: int) -> Tensor:
 
 
 @cache
-def library() -> Any:
+def loaded() -> Any:
     """The compiled function, or None where it cannot be had."""
     if os.environ.get("EVALSUITE_COMPILE", "").lower() in ("off", "0", "no"):
         return None
     try:
-        loaded = ctypes.CDLL(str(_built()))
-        function = loaded.evalsuite_qdq
+        function = ctypes.CDLL(str(_built())).evalsuite_qdq
     except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError):
         return None
     function.restype = None
