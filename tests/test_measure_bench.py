@@ -14,10 +14,10 @@ import pytest
 from evalsuite import store, workflow
 from evalsuite.errors import CannotRunError, RefusedError, SchemaError, SuiteError, UsageError
 from evalsuite.located import parse
-from evalsuite.measure import bench as measuring
 from evalsuite.measure import host, peaks
+from evalsuite.measure import points as measuring
 from evalsuite.measure.loads import DoesNotFitError
-from evalsuite.measure.local import LocalRig
+from evalsuite.measure.local import Decode, LocalRig, Prefill
 from evalsuite.records import Bench, BenchSpec, ModelRef, Workload
 from evalsuite.spec import BenchOverrides, load, resolve_bench
 
@@ -120,6 +120,48 @@ def test_a_batch_that_does_not_fit_leaves_its_rows_and_the_next_smaller_one_is_t
     assert all("does_not_fit" in row.reasons and row.detail == "no room for 4 rows" and not row.windows
                for row in too_large)  # fmt: skip
     assert all(len(row.kept) == 2 for row in made.measurements if row.workload.batch == 2 and row.speed_valid)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_memory_that_runs_out_in_the_middle_voids_the_point_and_the_next_smaller_batch_is_tried(
+    spec: BenchSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec, real, seen = spec.model_copy(update={"presets": ("cpu-std",)}), Prefill.run, []
+
+    def short(load: Prefill, seconds: float) -> Any:
+        if load._workload.batch == 4:
+            seen.append(load)
+            if len(seen) == 3:
+                raise DoesNotFitError("gone")
+        return real(load, seconds)
+
+    monkeypatch.setattr(Prefill, "run", short)
+    made = bench(spec, tmp_path)
+    (point,) = [p for p in made.workloads if p.batch == 4 and p.phase == "prefill"]
+
+    assert sum(len(row.windows) for row in made.rows(point)) == 2
+    assert all(not row.kept and "does_not_fit" in row.reasons for row in made.rows(point))
+    assert {row.workload.batch for row in made.measurements} == {1, 2, 4}
+    assert made.status == "done"
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_error_in_the_middle_leaves_the_document_as_interrupted(spec: BenchSpec, tmp_path: Path, monkeypatch):
+    real, seen = Decode.run, []
+
+    def breaking(load: Decode, seconds: float) -> Any:
+        seen.append(load)
+        if len(seen) == 2:
+            raise CannotRunError("A worker process ended.")
+        return real(load, seconds)
+
+    monkeypatch.setattr(Decode, "run", breaking)
+    with pytest.raises(CannotRunError, match="worker"):
+        bench(spec, tmp_path)
+
+    (kept,) = store.read_benches(tmp_path)
+    assert kept.status == "interrupted"
+    assert sum(len(row.windows) for row in kept.measurements) == 7
 
 
 def test_points_beyond_the_models_context_are_rows_with_that_reason(spec: BenchSpec, tmp_path: Path):

@@ -70,7 +70,7 @@ def main() -> None:
     except EvalsuiteError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("Interrupted. What was finished is stored; continue with `evalsuite run --resume last`.", 130)
+        _fail("Interrupted. What was finished is stored; `evalsuite run --resume last` continues a run.", 130)
     except OSError as error:
         _fail(f"{error.filename or 'results'}: {error.strerror or error}. What was finished is stored.", 3)
 

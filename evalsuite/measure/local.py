@@ -8,8 +8,8 @@ a window only: there the number of iterations is fixed beforehand, by the pace o
 import gc
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -120,8 +120,16 @@ def execution_of(realised: Realised) -> tuple[Execution, tuple[str, ...]]:
     return ("native_mixed" if mixed else "native"), ()
 
 
-def _memory_error(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """DoesNotFitError for every way in which torch says that memory is short."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if short:
+            raise DoesNotFitError((str(error) or "out of memory").splitlines()[0]) from None
+        raise
 
 
 def held_bytes() -> int:
@@ -162,26 +170,21 @@ class _Steps:
 
     def warm(self, seconds: float) -> None:
         """See `loads.Load`; also learns the pace."""
-        try:
-            with torch.no_grad():
-                done, began = 0, time.perf_counter()
-                while done < 2 or time.perf_counter() - began < seconds:
-                    self.step()
-                    if done % 8 == 0:
-                        synchronize()  # else the host runs ahead of the device
-                    done += 1
-                synchronize()
-        except (MemoryError, RuntimeError) as error:
-            if _memory_error(error):
-                raise DoesNotFitError(str(error).splitlines()[0]) from None
-            raise
+        with torch.no_grad(), _fitting():
+            done, began = 0, time.perf_counter()
+            while done < 2 or time.perf_counter() - began < seconds:
+                self.step()
+                if done % 8 == 0:
+                    synchronize()  # else the host runs ahead of the device
+                done += 1
+            synchronize()
         self._step_s = (time.perf_counter() - began) / done
 
     def run(self, seconds: float) -> Work:
         """See `loads.Load`."""
         if self._step_s is None:
             self.warm(min(seconds, 1.0))
-        with torch.no_grad(), _Peak() as peak:
+        with torch.no_grad(), _fitting(), _Peak() as peak:
             synchronize()
             start = time.perf_counter_ns()
             count = self._repeated(seconds)

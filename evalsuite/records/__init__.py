@@ -6,8 +6,8 @@ refuse unknown fields. Units stand in names (`duration_s`). Unknown is `None`, f
 
 Read in this order: `asked` (recipes, models, arms, tasks, the resolved suite), `stored` (the unit of work and all that
 is kept of it), `concluded` (decisions), `beside` (what warns and never decides), `planned` (forecasts), `measured`
-(speed, memory, energy), `benched` (what is concluded from those), `foreign` (speed and energy that other programs
-measured).
+(speed, memory) and `metered` (energy, and reasons to distrust a figure), `benched` (what is concluded from those),
+`foreign` (speed and energy that other programs measured).
 """
 
 from evalsuite.records.asked import (
@@ -27,7 +27,15 @@ from evalsuite.records.asked import (
     TaskSpec,
 )
 from evalsuite.records.base import SCHEMA, VERDICT_EXIT, VERDICTS, Mode, Noun, Verdict
-from evalsuite.records.benched import ArmPoint, BenchJudgement, Scaling, ScalingStep
+from evalsuite.records.benched import (
+    ArmPoint,
+    BenchJudgement,
+    Interval,
+    Joint,
+    Ratio,
+    Scaling,
+    ScalingStep,
+)
 from evalsuite.records.beside import Divergence, Endpoint, Excess, Flips, PositionBin
 from evalsuite.records.concluded import ArmSummary, Decision, Judgement, PairCounts, Subject, SuiteDecision, worst
 from evalsuite.records.foreign import (
@@ -41,33 +49,32 @@ from evalsuite.records.foreign import (
     ProvisionedPower,
 )
 from evalsuite.records.measured import (
-    REASONS,
-    WARNINGS,
     Bench,
     BenchSpec,
     DeviceState,
-    Energy,
-    EnergyEstimate,
     EnergyModel,
     Execution,
     Host,
-    Interval,
-    Joint,
     Latency,
     Measurement,
     Memory,
-    MeterAbsent,
-    MeterInfo,
     Peaks,
     Percentiles,
     Phase,
-    Quality,
-    Ratio,
     Roofline,
-    Scope,
     WholeRun,
     Window,
     Workload,
+)
+from evalsuite.records.metered import (
+    REASONS,
+    WARNINGS,
+    Energy,
+    EnergyEstimate,
+    MeterAbsent,
+    MeterInfo,
+    Quality,
+    Scope,
 )
 from evalsuite.records.planned import Gate, ModePlan, SuitePlan
 from evalsuite.records.stored import (

@@ -1,4 +1,4 @@
-"""What is concluded from a bench beside its ratios: a row of the table, scaling over devices, and all of it together.
+"""What is concluded from a bench: ratios, cost of an answer, scaling over devices, and all of it together.
 
 Computed from `bench.json` (and a run's samples) whenever it is asked for; never stored beside them.
 """
@@ -8,7 +8,93 @@ from typing import Literal
 from pydantic import Field
 
 from evalsuite.records.base import SCHEMA, Noun
-from evalsuite.records.measured import Execution, Interval, Joint, Ratio, Workload
+from evalsuite.records.measured import Execution, Workload
+from evalsuite.records.metered import Quality, Scope
+
+
+class Ratio(Noun):
+    """A candidate over the baseline at one point, from paired rounds of one session."""
+
+    quantity: Literal["tokens_per_s", "j_per_token"]
+    workload: Workload
+    baseline: str
+    arm: str
+    value: float | None
+    """exp(median of log ratios); None where reasons took it away."""
+    ci95: tuple[float, float] | None
+    n: int
+    """Rounds."""
+    aa_halfwidth: float | None
+    """Half-width, as a fraction, of the 95 % interval of the baseline against itself."""
+    resolved: bool
+    """The interval excludes 1 and the change exceeds both the null arm's half-width and 1 %."""
+    limit_ratio: float | None = None
+    meter: str | None = None
+    """Whose energy it is; None for speed."""
+    scope: Scope | None = None
+    quality: Quality | None = None
+    bca95: tuple[float, float] | None = None
+    """Bootstrap interval of the same mean, beside `ci95`; None below 10 rounds."""
+    clock_normalised: float | None = None
+    """The ratio of speeds times the ratio of clocks, baseline's over the arm's: a diagnostic."""
+    drift: float | None = None
+    """Relative change over the rounds, by regression, of whichever of the two moved more."""
+    voided: int = 0
+    """Windows of the two that were measured again."""
+    baseline_workload: Workload | None = None
+    """Where the baseline was measured, if elsewhere: `best_config` takes each arm's best batch."""
+    sentence: str
+    reasons: tuple[str, ...] = ()
+
+
+class Interval(Noun):
+    """A value with its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+class Joint(Noun):
+    """Cost of an answer: measured speed and energy of an arm, on the answers that it really gave."""
+
+    arm: str
+    task: str | None
+    mode: str
+    n: int
+    n_correct: int
+    accuracy: float
+    tokens_per_answer: float
+    tokens_per_correct: Interval | None
+    """Needs no hardware; true for emulated arms too. None with fewer than 30 correct answers."""
+    token_inflation: Interval | None
+    """Mean tokens an answer over the baseline's, items paired; None for the baseline."""
+    token_inflation_noise: float | None
+    """The same between two runs of the baseline, |log|; None without a noise floor."""
+    waste: float
+    """Share of the tokens that went into wrong or cut answers."""
+    j_per_answer: Interval | None = None
+    j_per_correct: Interval | None = None
+    s_per_correct: Interval | None = None
+    cost_per_correct: Interval | None = None
+    """In the currency of the price that was given."""
+    decomposition: dict[str, float] | None = None
+    """Logarithms against the baseline: `tokens` - `accuracy` = `tokens_per_correct`; with `s_per_token` or
+    `j_per_token` added it is `s_per_correct` or `j_per_correct`. What was not measured is absent."""
+    break_even_inflation: float | None = None
+    """Token inflation at which the energy gain is gone."""
+    token_inflation_both_right: Interval | None = None
+    """The inflation over the answers that both arms got right."""
+    truncated: float = 0.0
+    """Share of the answers that were cut by their budget."""
+    relative: dict[str, Interval] = Field(default_factory=dict)
+    """`tokens_per_correct`, `s_per_correct`, `j_per_correct` -> over the baseline's, items and rounds paired."""
+    workload: str | None = None
+    """Key of the point whose cost a token was used; None without one."""
+    meter: str | None = None
+    """Whose joules; figures of different `scope` or `quality` are not to be compared."""
+    scope: Scope | None = None
+    quality: Quality | None = None
+    reasons: tuple[str, ...] = ()
 
 
 class ArmPoint(Noun):

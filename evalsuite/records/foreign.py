@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from evalsuite.records.base import SCHEMA, Noun
-from evalsuite.records.measured import Scope
+from evalsuite.records.metered import Scope
 
 ForeignQuality = Literal["L4", "L3", "L3-", "L2", "L1"]
 """As `Quality`, and `L3-`: a device's energy counter over 30 s or more, neither tick-aligned nor cross-checked, which
