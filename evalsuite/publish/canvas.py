@@ -9,6 +9,7 @@ and print; `app.js` resolves keys that end in `color`, and nothing else. Everyth
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import unescape
 from typing import Any, Literal
 
 Figure = dict[str, Any]
@@ -18,6 +19,8 @@ GUTTER = 372
 """Pixels beside the plot for the numbers of a row."""
 LONGEST = 34
 """Characters of a name that fit beside the plot; the table has the whole name."""
+ABOVE = 40
+"""Characters of a name and its numbers that fit over the plot on a screen of 360 pixels."""
 TICKS = 6
 """Ticks that an axis should have, about."""
 
@@ -140,7 +143,10 @@ def row_chart(data: list[Figure], rows: Sequence[Row], along: Scale, room: int =
 def _above(row: Row) -> str:
     """A row's texts on a small screen: over the plot, on two lines where there is no point to leave room for."""
     reading = row.reading if row.short is None else row.short
-    return _label(row) + (f"<br>{reading}" if row.kind == "absent" else f"  {reading}" if reading else "")
+    if row.kind == "absent" or not reading:
+        return _label(row) + (f"<br>{reading}" if reading else "")
+    name, room = unescape(row.label), ABOVE - len(reading)
+    return f"{row.label if len(name) <= room else plain(name[: room - 1] + '…')}  {reading}"
 
 
 def _label(row: Row) -> str:
